@@ -1,0 +1,44 @@
+"""Every error this package raises on purpose, in one hierarchy.
+
+Each message names the module or argument, what was found, what was expected, and the remedy.
+"""
+
+
+class NetAugError(Exception):
+    """Base class: catch this to catch everything the package raises on purpose."""
+
+
+class InputError(NetAugError, ValueError):
+    """An argument cannot be used: wrong type, out of range, matches nothing, or does not fit the model."""
+
+
+class TraceError(NetAugError):
+    """A model could not be run for analysis; the message names the module and the cause."""
+
+
+class PlanError(NetAugError):
+    """The model was analysed, but nothing in it can be widened (or nothing was left after ``pin``)."""
+
+
+class CheckError(NetAugError):
+    """The widened supernet does not reproduce the model it came from, so it is not handed over."""
+
+
+class CheckpointError(NetAugError):
+    """A checkpoint is missing, truncated, from another model, or holds more than plain tensors."""
+
+
+class DataError(NetAugError):
+    """A data set cannot be used: empty, of one class, or with a file that cannot be read."""
+
+
+class ExportError(NetAugError):
+    """An ONNX file could not be made as asked (for example an opset the exporter does not give)."""
+
+
+class VerificationError(NetAugError):
+    """``Report.raise_if_failed`` found a check that failed."""
+
+
+class RunError(NetAugError):
+    """A training run cannot start or resume: its folder exists, is not a run, or differs from the request."""
