@@ -1,0 +1,24 @@
+"""The zoo: the five targets of the NetAug paper, ResNets as the large-net control, and a net for 8x8 digits."""
+
+from netaug_fx.models.digits import digits_net
+from netaug_fx.models.mcunet import mcunet
+from netaug_fx.models.mobilenet_v2 import mobilenet_v2_035, mobilenet_v2_tiny
+from netaug_fx.models.mobilenet_v3 import mobilenet_v3_035
+from netaug_fx.models.proxylessnas import proxylessnas_035
+from netaug_fx.models.registry import create, names, register
+from netaug_fx.models.resnet import resnet18, resnet34, resnet50
+
+__all__ = [
+    "create",
+    "digits_net",
+    "mcunet",
+    "mobilenet_v2_035",
+    "mobilenet_v2_tiny",
+    "mobilenet_v3_035",
+    "names",
+    "proxylessnas_035",
+    "register",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+]
