@@ -1,0 +1,129 @@
+"""What a rule sees: the channel types of tensors, and where it writes down what it learned about an operator."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Fixed, Reason, Source, Type, Var
+
+Dims = list[Type]
+
+_TYPES = "_netaug_dims"
+_WEIGHT = "_netaug_weight"
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """A statistic taken across channels that may grow: extra channels change what the target's channels see."""
+
+    op: str
+    module: str
+    location: str
+    over: tuple[Type, ...]
+
+
+class Refusal(Exception):
+    """A rule cannot say how the result depends on its inputs; the message is the reason of the pin."""
+
+
+@dataclass
+class Context:
+    """Types of the tensors seen so far, and the facts that the rules noted."""
+
+    op: str = ""
+    module: str = ""
+    location: str = ""
+    roles: dict[Source, set[str]] = field(default_factory=lambda: defaultdict(set))
+    writers: dict[Source, str] = field(default_factory=dict)
+    heads: list[Type] = field(default_factory=list)
+    mixing: list[Mixing] = field(default_factory=list)
+    statistics: set[str] = field(default_factory=set)
+    notes: dict[str, Type] = field(default_factory=dict)
+    before: dict[int, Dims] = field(default_factory=dict)  # types of an in-place operator's arguments, by id
+
+    # -- types of tensors ------------------------------------------------------------------------------------------
+
+    def dims(self, tensor: Tensor) -> Dims:
+        """The types of a tensor's dimensions; a tensor never seen before is a constant of fixed shape."""
+        dims: Dims | None = self.before.get(id(tensor)) or getattr(tensor, _TYPES, None)
+        if dims is None or (id(tensor) not in self.before and len(dims) != tensor.dim()):
+            reason = self.reason("the tensor is a constant made in the forward")
+            dims = [Fixed(int(size), reason) for size in tensor.shape]
+            setattr(tensor, _TYPES, dims)
+        return list(dims)
+
+    def set_dims(self, tensor: Tensor, dims: Sequence[Type], *, weight: bool | None) -> None:
+        """Gives a tensor its types; ``weight`` is True for tensors made from parameters and buffers alone."""
+        self.before.pop(id(tensor), None)
+        setattr(tensor, _TYPES, list(dims))
+        setattr(tensor, _WEIGHT, weight)
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor was made from parameters and buffers alone."""
+        return getattr(tensor, _WEIGHT, None) is True
+
+    def weight_of(self, tensors: Iterable[Tensor]) -> bool | None:
+        """The weight flag of a result: a weight if no input is an activation, None for constants alone."""
+        flags = [getattr(tensor, _WEIGHT, None) for tensor in tensors]
+        if False in flags:
+            return False
+        return True if True in flags else None
+
+    # -- constraints -----------------------------------------------------------------------------------------------
+
+    def reason(self, text: str) -> Reason:
+        """A reason that names the operator at hand."""
+        return Reason(text, self.op, self.module, self.location)
+
+    def unify(self, a: Type, b: Type) -> None:
+        """``a`` and ``b`` are one width."""
+        channels.unify(a, b, self.reason("it is tied to a dimension of fixed size"))
+
+    def pin(self, t: Type, text: str) -> None:
+        """``t`` stays as it is."""
+        channels.pin(t, self.reason(text))
+
+    # -- facts -----------------------------------------------------------------------------------------------------
+
+    def note(self, name: str, t: Type) -> None:
+        """The operator's integer argument ``name`` is the size of ``t``."""
+        self.notes[name] = t
+
+    def consumes(self, weight_dim: Type) -> None:
+        """A weight's dimension is summed over: its extra part feeds extra channels into the target."""
+        for source in channels.sources(weight_dim):
+            self.roles[source].add("in")
+
+    def produces(self, weight_dim: Type) -> None:
+        """A weight's dimension becomes channels of the result: the module at hand writes them."""
+        for source in channels.sources(weight_dim):
+            self.roles[source].add("out")
+            self.writers.setdefault(source, self.module)
+
+    def mixes(self, over: Iterable[Type]) -> None:
+        """A statistic is taken across these dimensions."""
+        growing = tuple(t for t in over if not isinstance(channels.resolve(t), Fixed))
+        if growing:
+            self.mixing.append(Mixing(self.op, self.module, self.location, growing))
+
+    def marks_statistics(self, tensor: Tensor | None) -> None:
+        """A buffer holds a norm's running statistics."""
+        if tensor is not None:
+            for dim in getattr(tensor, _TYPES, ()):
+                self.statistics.update(name for name, _ in channels.sources(dim))
+
+
+def growing(t: Type) -> bool:
+    """Whether any variable is left in ``t``."""
+    return next(channels.variables(t), None) is not None
+
+
+def as_var(size: int) -> Type:
+    """A new width that no tensor has yet."""
+    return Var(size) if size > 1 else Fixed(size)

@@ -1,0 +1,347 @@
+"""Infer: the channel types of every parameter and buffer, by running the model on fake tensors.
+
+In: a model and an input. Out: an ``Analysis``: which widths may grow, who writes and reads them, where statistics are
+taken across them, and the sequence of operators with the types of their results, which ``check`` holds the widened net
+against. The model is not touched: what runs is a copy on fake tensors, in training and in evaluation mode, watched at
+the level of ATen operators, so that the user's Python (control flow, hooks, custom modules) is no obstacle.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from netaug_fx.errors import InputError, TraceError
+from netaug_fx.passes import channels, recorder
+from netaug_fx.passes.channels import Fixed, Reason, Source, Type
+from netaug_fx.passes.context import Context, Mixing
+from netaug_fx.passes.recorder import NodeRecord, OpRecord
+from netaug_fx.passes.rewrite import carries_sizes
+from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of the model's forward."""
+
+
+@dataclass(frozen=True)
+class TracedForward:
+    """A forward that torch.fx follows, in both training modes; nodes of ``graphs`` carry types in their ``meta``."""
+
+    graphs: Mapping[bool, fx.Graph]
+    depends_on_mode: bool
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What ``infer`` found out about a model.
+
+    Attributes:
+        tensors: Types of the dimensions of every parameter and buffer, by its name in the model.
+        roles: For a weight's dimension, whether it is summed over (``in``) or becomes channels (``out``).
+        writers: For a weight's dimension that becomes channels, the path of the module that does it.
+        statistics: Names of buffers that hold a norm's running statistics.
+        integers: Module path -> name of an integer argument of its operator -> the type whose size it is.
+        forwards: Module path -> its traced forward, where it carries sizes that may have to follow a width.
+        opaque: Module path -> why its forward cannot be traced (only where that matters).
+        heads: Batch dimensions of products of two activations (attention heads).
+        mixing: Statistics taken across widths that may grow.
+        operators: For each training mode, the operators in order with the types of their results.
+    """
+
+    tensors: Mapping[str, tuple[Type, ...]]
+    roles: Mapping[Source, frozenset[str]]
+    writers: Mapping[Source, str]
+    statistics: frozenset[str]
+    integers: Mapping[str, Mapping[str, Type]]
+    forwards: Mapping[str, TracedForward]
+    opaque: Mapping[str, str]
+    heads: tuple[Type, ...]
+    mixing: tuple[Mixing, ...]
+    operators: Mapping[bool, tuple[OpRecord, ...]]
+
+
+def infer(model: nn.Module, inputs: Inputs) -> Analysis:
+    """Infers the channel types of ``model`` from one run on ``inputs`` in each training mode.
+
+    Args:
+        model: Any module whose parameters are materialised; it is not changed.
+        inputs: Positional and keyword arguments of its forward; only shapes and dtypes matter, unless the forward's
+            control flow depends on values.
+
+    Raises:
+        InputError: the model is scripted, quantised or lazy.
+        TraceError: the model does not run on the inputs; names the module where it failed.
+    """
+    _refuse_unsuitable(model)
+    try:
+        return _Inference(model, inputs, fake=True).run()
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        # values decide something in the forward, so they have to exist
+        return _Inference(model, inputs, fake=False).run()
+
+
+def _refuse_unsuitable(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        where = f"module {path!r} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"{where} is scripted: its Python forward is gone; give the model before torch.jit.script")
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise InputError(f"{where} is quantised: augment the float model, and quantise what extract returns")
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            raise InputError(f"{where} is lazy: run the model once on an example input, so that its parameters exist")
+
+
+@dataclass
+class _Inference:
+    """One inference: a copy of the model, the context its rules write into, and what was recorded."""
+
+    model: nn.Module
+    inputs: Inputs
+    fake: bool
+    context: Context = field(default_factory=Context)
+    integers: dict[str, dict[str, Type]] = field(default_factory=dict)
+    opaque: dict[str, str] = field(default_factory=dict)
+    forwards: dict[str, TracedForward] = field(default_factory=dict)
+
+    def run(self) -> Analysis:
+        self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if self.fake else None
+        self.copy = self._copy_model()
+        tensors = self._type_tensors()
+        operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
+        self._trace_forwards()
+        while self.forwards and not self._run_traced(operators):
+            continue
+        return Analysis(
+            tensors=tensors,
+            roles={source: frozenset(roles) for source, roles in self.context.roles.items()},
+            writers=dict(self.context.writers),
+            statistics=frozenset(self.context.statistics),
+            integers=self.integers,
+            forwards=self.forwards,
+            opaque=self.opaque,
+            heads=tuple(self.context.heads),
+            mixing=tuple(self.context.mixing),
+            operators=operators,
+        )
+
+    def _copy_model(self) -> nn.Module:
+        """A deep copy whose parameters and buffers are fake tensors (no memory, no arithmetic)."""
+        memo: dict[int, Any] = {}
+        if self.fake_mode is not None:
+            for tensor in [*self.model.parameters(), *self.model.buffers()]:
+                memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        try:
+            return copy.deepcopy(self.model, memo)
+        except Exception as error:
+            raise InputError(
+                f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}); "
+                "copy.deepcopy(model) must work: detach tensors that the model keeps as attributes"
+            ) from error
+
+    def _type_tensors(self) -> dict[str, tuple[Type, ...]]:
+        tensors: dict[str, tuple[Type, ...]] = {}
+        known: dict[int, tuple[Type, ...]] = {}
+        named = [
+            *self.copy.named_parameters(remove_duplicate=False),
+            *self.copy.named_buffers(remove_duplicate=False),
+        ]
+        for name, tensor in named:
+            if id(tensor) not in known:
+                dims = tuple(channels.fresh(int(n), frozenset({(name, d)})) for d, n in enumerate(tensor.shape))
+                known[id(tensor)] = dims
+                self.context.set_dims(tensor, dims, weight=True)
+            tensors[name] = known[id(tensor)]
+        return tensors
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> list[OpRecord]:
+        """One forward under the rules; forwards named in ``replaced`` are run from their graphs."""
+        mode = recorder.RuleMode(self.context, self.integers)
+        with ExitStack() as stack:
+            stack.enter_context(_watched(self.copy, mode, training, replaced))
+            stack.enter_context(neutral(fast_paths=False))
+            stack.enter_context(self.fake_mode or nullcontext())
+            args, kwargs = pytree.tree_map_only(Tensor, self._as_input, self.inputs)
+            stack.enter_context(mode)
+            try:
+                output = self.copy(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                raise
+            except Exception as error:
+                if replaced:
+                    raise _TraceFailed(mode.failed_in(error), error) from error
+                raise TraceError(_failure(mode.failed_in(error), training, error)) from error
+        self._pin_outputs(output)
+        return mode.records
+
+    def _as_input(self, tensor: Tensor) -> Tensor:
+        if self.fake_mode is not None:
+            tensor = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        else:
+            tensor = tensor.clone()
+        reason = Reason("it is a dimension of the model's input")
+        self.context.set_dims(tensor, [Fixed(int(n), reason) for n in tensor.shape], weight=False)
+        return tensor
+
+    def _pin_outputs(self, output: Any) -> None:
+        for tensor in output_tensors(output):
+            for dim in self.context.dims(tensor):
+                channels.pin(dim, Reason("it is a dimension of the model's output"))
+
+    # -- traced forwards ---------------------------------------------------------------------------------------------
+
+    def _trace_forwards(self) -> None:
+        for path, module in self.copy.named_modules():
+            if not is_traced(module):
+                continue
+            traces: dict[bool, ForwardTrace] = {}
+            for training in (False, True):
+                with neutral(), _mode_of(self.copy, training):
+                    traces[training] = trace(module)
+            graphs = {training: found.graph for training, found in traces.items() if found.graph is not None}
+            if len(graphs) < 2:
+                self.opaque[path] = next(found.failure for found in traces.values() if found.graph is None)
+            elif any(carries_sizes(graph) for graph in graphs.values()):
+                self.forwards[path] = TracedForward(graphs, not same_code(graphs[False], graphs[True]))
+
+    def _run_traced(self, operators: Mapping[bool, tuple[OpRecord, ...]]) -> bool:
+        """Runs the graphs in place of their forwards, for the types of their nodes.
+
+        A graph is believed only if it issues the operators that the forward itself issues. Returns False when one was
+        dropped, so that the others are run again without it.
+        """
+        for training in (False, True):
+            replaced = {
+                path: recorder.interpreted(self.copy.get_submodule(path), forward.graphs[training])
+                for path, forward in self.forwards.items()
+            }
+            try:
+                records = self._run_once(training, replaced)
+            except _TraceFailed as failed:
+                path = failed.path if failed.path in self.forwards else self._enclosing(failed.path)
+                self._drop(path, f"its traced graph does not run: {type(failed.error).__name__}: {failed.error}")
+                return False
+            wrong = _modules_that_differ(operators[training], records)
+            if dropped := [path for path in self.forwards if path in wrong]:
+                for path in dropped:
+                    self._drop(path, "its traced graph issues other operators than its forward")
+                return False
+        return True
+
+    def _enclosing(self, path: str) -> str:
+        while path and path not in self.forwards:
+            path = path.rpartition(".")[0]
+        return path if path in self.forwards else next(iter(self.forwards))
+
+    def _drop(self, path: str, why: str) -> None:
+        del self.forwards[path]
+        self.opaque[path] = why
+
+
+class _TraceFailed(Exception):
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.path = path
+        self.error = error
+
+
+def _failure(path: str, training: bool, error: Exception) -> str:
+    mode = "training" if training else "evaluation"
+    place = f"in module {path!r}" if path else "in its own forward"
+    return (
+        f"the model does not run on the example inputs in {mode} mode: {place}, {type(error).__name__}: {error}. "
+        "Check the shape, dtype and device of example_inputs"
+    )
+
+
+def _modules_that_differ(a: tuple[OpRecord, ...], b: list[OpRecord]) -> set[str]:
+    def by_module(records: Any) -> dict[str, list[tuple[str, Any]]]:
+        found: dict[str, list[tuple[str, Any]]] = {}
+        for record in records:
+            found.setdefault(record.module, []).append((record.op, record.shapes))
+        return found
+
+    left, right = by_module(a), by_module(b)
+    return {path for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
+
+
+# -- running a model without leaving a trace ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _watched(
+    model: nn.Module, mode: recorder.RuleMode, training: bool, replaced: Mapping[str, Callable[..., Any]]
+) -> Iterator[None]:
+    """Tells ``mode`` which module runs, puts in graphs for forwards, sets the training mode; undone at the end."""
+    handles = recorder.follow_modules(model, mode)
+    for path, function in replaced.items():
+        model.get_submodule(path).__dict__["forward"] = function(mode)
+    try:
+        with _mode_of(model, training):
+            yield
+    finally:
+        for path in replaced:
+            del model.get_submodule(path).__dict__["forward"]
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts a model in training or evaluation mode, and every module back as it was."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in before.items():
+            module.training = flag
+
+
+@contextmanager
+def neutral(*, fast_paths: bool = True) -> Iterator[None]:
+    """No gradients, random-number generators put back; without ``fast_paths``, attention runs as plain products."""
+    state = random.getstate()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        if not fast_paths:
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a model's output: tensors, tuples, lists, dicts, data classes and objects with attributes."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    stack = [output]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            stack.extend(reversed(list(item.values())))
+        elif isinstance(item, (tuple, list, set)):
+            stack.extend(reversed(list(item)))
+        elif hasattr(item, "__dict__") and not isinstance(item, (type, nn.Module)) and id(item) not in seen:
+            seen.add(id(item))
+            stack.extend(reversed(list(vars(item).values())))
+    return found
+
+
+__all__ = ["Analysis", "Inputs", "NodeRecord", "OpRecord", "TracedForward", "infer", "neutral", "output_tensors"]

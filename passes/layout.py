@@ -1,0 +1,188 @@
+"""Layout: where the original's channels sit inside a wider tensor, read off the channel types.
+
+A layout is a type in its final form: variables that grow are numbered (``Grow``), all others are ``Size``. It is plain,
+hashable, picklable data, and is what the supernet works with at run time. Positions come from the structure alone: an
+element of a layout has one coordinate per ``Grow`` it lies in, and belongs to the original if every coordinate does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from netaug_fx.passes.channels import Concat, Fixed, Type, Var, resolve
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of elements that stays."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Grow:
+    """The channels of group number ``group``, of which the original has ``size``."""
+
+    group: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Layouts one after the other."""
+
+    parts: tuple[Layout, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of the factors' elements, outermost first."""
+
+    factors: tuple[Layout, ...]
+
+
+Layout = Union[Size, Grow, Parts, Grid]
+Widths = tuple[int, ...]
+"""The width of every group, by its number."""
+
+
+def layout_of(t: Type, numbers: Mapping[Var, int]) -> Layout:
+    """The layout of a type in which the variables in ``numbers`` grow and all others stay."""
+    t = resolve(t)
+    if isinstance(t, Fixed):
+        return Size(t.size)
+    if isinstance(t, Var):
+        return Grow(numbers[t], t.size) if t in numbers else Size(t.size)
+    if isinstance(t, Concat):
+        parts = _merged([layout_of(part, numbers) for part in t.parts], sum)
+        return parts[0] if len(parts) == 1 else Parts(parts)
+    factors = _merged([layout_of(factor, numbers) for factor in t.factors], prod)
+    return factors[0] if len(factors) == 1 else Grid(factors)
+
+
+def _merged(layouts: list[Layout], combine: Callable[[list[int]], int]) -> tuple[Layout, ...]:
+    merged: list[Layout] = []
+    for item in layouts:
+        last = merged[-1] if merged else None
+        if isinstance(item, Size) and isinstance(last, Size):
+            merged[-1] = Size(combine([last.size, item.size]))
+        else:
+            merged.append(item)
+    return tuple(merged)
+
+
+def groups_in(layout: Layout) -> frozenset[int]:
+    """Numbers of the groups that a layout depends on."""
+    if isinstance(layout, Grow):
+        return frozenset((layout.group,))
+    if isinstance(layout, Size):
+        return frozenset()
+    inner = layout.parts if isinstance(layout, Parts) else layout.factors
+    return frozenset[int]().union(*(groups_in(item) for item in inner))
+
+
+def size(layout: Layout, widths: Widths | None) -> int:
+    """Number of elements at the given widths; ``None`` stands for the original's."""
+    if isinstance(layout, Size) or (isinstance(layout, Grow) and widths is None):
+        return layout.size
+    if isinstance(layout, Grow):
+        assert widths is not None
+        return widths[layout.group]
+    if isinstance(layout, Parts):
+        return sum(size(part, widths) for part in layout.parts)
+    return prod(size(factor, widths) for factor in layout.factors)
+
+
+def arrange(layout: Layout, within: Widths, order: Callable[[Grow], Tensor]) -> Tensor:
+    """Positions, in a tensor of widths ``within``, of the elements that ``order`` names for each group.
+
+    Args:
+        layout: The layout of one dimension.
+        within: Widths of the tensor that the positions count in.
+        order: Coordinates to take along a group, in order, each below the group's width in ``within``.
+
+    Returns:
+        An int64 vector; element i is the position of the i-th element of the arrangement.
+    """
+    if isinstance(layout, Size):
+        return torch.arange(layout.size)
+    if isinstance(layout, Grow):
+        return order(layout)
+    if isinstance(layout, Parts):
+        offset, pieces = 0, []
+        for part in layout.parts:
+            pieces.append(arrange(part, within, order) + offset)
+            offset += size(part, within)
+        return torch.cat(pieces)
+    positions = torch.zeros(1, dtype=torch.int64)
+    for item in layout.factors:
+        inner = arrange(item, within, order)
+        positions = (positions[:, None] * size(item, within) + inner).reshape(-1)
+    return positions
+
+
+@lru_cache(maxsize=65536)
+def positions(layout: Layout, widths: Widths | None, within: Widths) -> Tensor:
+    """Where the elements of a dimension at ``widths`` (None: the original's) sit in the same dimension at ``within``."""
+    return arrange(layout, within, lambda grow: torch.arange(grow.size if widths is None else widths[grow.group]))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stored elements of a dimension are active, and in what order they stand.
+
+    Elements are stored as the original's first, then all extras in the order of the widest layout.
+
+    Attributes:
+        extras: Numbers of the active extras, ascending; None when they are the first ``count``.
+        count: Number of active extras.
+        order: For each position of the active dimension, the number of its element among the original's and the
+            active extras; None when it is the identity.
+    """
+
+    extras: Tensor | None
+    count: int
+    order: Tensor | None
+
+
+@lru_cache(maxsize=65536)
+def select(layout: Layout, widths: Widths, widest: Widths) -> Selection:
+    """The stored elements of a dimension that are active at ``widths``."""
+    total = size(layout, widest)
+    if isinstance(layout, Grow):
+        return Selection(None, widths[layout.group] - layout.size, None)
+    base = positions(layout, None, widest)
+    stored = torch.full((total,), -1, dtype=torch.int64)
+    stored[base] = torch.arange(len(base))
+    is_extra = stored < 0
+    stored[is_extra] = torch.arange(len(base), total)
+    active = stored[positions(layout, widths, widest)]
+    extras = active[active >= len(base)].sort().values
+    compact = torch.full((total,), -1, dtype=torch.int64)
+    compact[: len(base)] = torch.arange(len(base))
+    compact[extras] = torch.arange(len(base), len(base) + len(extras))
+    order = compact[active]
+    identity = bool((order == torch.arange(len(order))).all())
+    numbers = extras - len(base)
+    first = bool((numbers == torch.arange(len(numbers))).all())
+    return Selection(None if first else numbers, len(numbers), None if identity else order)
+
+
+def storage_order(layout: Layout, widest: Widths) -> Tensor:
+    """For each stored element (the original's first, then the extras), its position in the widest layout."""
+    base = positions(layout, None, widest)
+    is_extra = torch.ones(size(layout, widest), dtype=torch.bool)
+    is_extra[base] = False
+    return torch.cat([base, is_extra.nonzero().flatten()])
+
+
+def shape(layouts: Sequence[Layout], widths: Widths | None) -> tuple[int, ...]:
+    """The shape of a tensor with one layout per dimension."""
+    return tuple(size(layout, widths) for layout in layouts)

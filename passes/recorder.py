@@ -1,0 +1,216 @@
+"""Watches a model run operator by operator: applies the rules, and writes down what each operator gave."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
+
+import netaug_fx.passes as _passes
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Fixed, Mismatch, Type
+from netaug_fx.passes.context import Context, Dims, Refusal
+from netaug_fx.passes.rules import bind, lookup, tensors_in
+
+_OWN_FOLDERS = tuple(
+    os.path.dirname(os.path.abspath(file)) + os.sep for file in (torch.__file__, _passes.__file__ or "", fx.__file__ or "")
+)
+_OWN_FILES = ("<eval_with_key>", "<frozen", os.path.abspath(__file__))
+_TRACE_LINE = re.compile(r'File "([^"]+)", line (\d+)')
+_NODE = "netaug"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument of a recorded operator: shape and types, in place of the tensor."""
+
+    shape: tuple[int, ...]
+    dims: tuple[Type, ...]
+
+
+@dataclass(frozen=True)
+class OpRecord:
+    """One operator of a run: where it was called, with what, and the types of its results."""
+
+    func: OpOverload
+    module: str
+    location: str
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    shapes: tuple[tuple[int, ...], ...]
+    dims: tuple[tuple[Type, ...], ...]
+
+    @property
+    def op(self) -> str:
+        """The operator's name with its overload, such as ``aten::add.Tensor``."""
+        return str(self.func)
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """One call of a traced node: the types of its result (a tree like the result), and noted integers."""
+
+    result: Any
+    notes: dict[str, Type]
+
+
+def node_records(node: fx.Node) -> list[NodeRecord]:
+    """What was recorded for a node, one entry a call of its module."""
+    records: list[NodeRecord] = node.meta.setdefault(_NODE, [])
+    return records
+
+
+class RuleMode(TorchDispatchMode):
+    """Applies a rule to every operator that runs under it, and records the operator."""
+
+    def __init__(self, context: Context, integers: dict[str, dict[str, Type]]) -> None:
+        super().__init__()
+        self.context = context
+        self.integers = integers
+        self.records: list[OpRecord] = []
+        self.path: list[str] = [""]
+        self.node: fx.Node | None = None
+        self.node_notes: dict[str, Type] = {}
+
+    def failed_in(self, error: BaseException) -> str:
+        """Path of the innermost module that was running when ``error`` was raised."""
+        return self.path[-1]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        ctx = self.context
+        ctx.before = {id(t): ctx.dims(t) for t in tensors_in((args, kwargs))} if func._schema.is_mutable else {}
+        operands = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
+        out = func(*args, **kwargs)
+        ctx.op, ctx.module, ctx.location, ctx.notes = str(func), self.path[-1], self._location(), {}
+        results = tensors_in(out)
+        if results or lookup(func) is not None:
+            self._type_results(func, args, kwargs, out, results)
+        if results:
+            dims = tuple(tuple(ctx.dims(t)) for t in results)
+            shapes = tuple(tuple(t.shape) for t in results)
+            self.records.append(OpRecord(func, ctx.module, ctx.location, operands, shapes, dims))
+        self._keep_notes()
+        return out
+
+    def _type_results(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> None:
+        ctx = self.context
+        inputs = tensors_in((args, kwargs))
+        weight = ctx.weight_of(inputs)
+        try:
+            dims = self._by_rule(func, args, kwargs, out, results)
+        except Exception as error:  # whatever a rule cannot solve stays as it is: unknown is never wrong
+            text = str(error) if isinstance(error, (Refusal, Mismatch)) else f"its rule failed: {error!r}"
+            reason = ctx.reason(text)
+            for tensor in inputs:
+                for dim in ctx.dims(tensor):
+                    channels.pin(dim, reason)
+            dims = [[Fixed(int(n), reason) for n in tensor.shape] for tensor in results]
+        for tensor, types in zip(results, dims, strict=True):
+            ctx.set_dims(tensor, types, weight=weight)
+
+    def _by_rule(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> list[Dims]:
+        found = lookup(func)
+        if found is None:
+            raise Refusal(f"there is no rule for {func._schema.name}; register one with netaug_fx.passes.rules.rule")
+        answer = found(self.context, bind(func, args, kwargs, out))
+        dims: list[Dims] = [answer] if isinstance(out, Tensor) else (answer or [])  # type: ignore[list-item,assignment]
+        if len(dims) < len(results):
+            raise Refusal(f"the rule for {func._schema.name} gave {len(dims)} results, not {len(results)}")
+        dims = dims[: len(results)]
+        for types, tensor in zip(dims, results, strict=True):
+            if [t.size for t in types] != list(tensor.shape):
+                found_shape = [t.size for t in types]
+                raise Refusal(f"the rule for {func._schema.name} gave shape {found_shape}, not {list(tensor.shape)}")
+        return dims
+
+    def _keep_notes(self) -> None:
+        notes = self.context.notes
+        self.node_notes.update(notes)
+        kept = self.integers.setdefault(self.context.module, {}) if notes else {}
+        for name, t in notes.items():
+            known = kept.setdefault(name, t)
+            if known is not t and known.size == t.size:
+                self.context.unify(known, t)
+
+    def _location(self) -> str:
+        if self.node is not None and self.node.stack_trace:
+            places = _TRACE_LINE.findall(self.node.stack_trace)
+            for file, line in reversed(places):
+                if not _own(file):
+                    return f"{file}:{line}"
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_code.co_name != "_run_once":
+            if not _own(frame.f_code.co_filename):
+                return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+
+def _own(file: str) -> bool:
+    return file.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FILES)
+
+
+def follow_modules(model: nn.Module, mode: RuleMode) -> list[RemovableHandle]:
+    """Hooks that keep ``mode.path`` at the path of the running module; to be removed by the caller."""
+    handles = []
+    for path, module in model.named_modules():
+
+        def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+            mode.path.append(path)
+
+        def leave(_module: nn.Module, _args: Any, _output: Any, path: str = path) -> None:
+            # an exception that the user's code caught left deeper paths behind
+            while len(mode.path) > 1 and mode.path.pop() != path:
+                continue
+
+        handles.append(module.register_forward_pre_hook(enter, prepend=True))
+        handles.append(module.register_forward_hook(leave))
+    return handles
+
+
+def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Callable[..., Any]]:
+    """A stand-in for ``module.forward`` that runs ``graph`` and records the types at each node."""
+    signature = inspect.signature(module.forward)
+
+    def for_mode(mode: RuleMode) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            values = [
+                given[str(node.target)] if node.target in given else node.args[0]
+                for node in graph.nodes
+                if node.op == "placeholder"
+            ]
+            return _Recording(module, graph, mode).run(*values)
+
+        return forward
+
+    return for_mode
+
+
+class _Recording(fx.Interpreter):
+    def __init__(self, module: nn.Module, graph: fx.Graph, mode: RuleMode) -> None:
+        super().__init__(module, graph=graph)
+        self.mode = mode
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and records the types of what it gave."""
+        before = self.mode.node, self.mode.node_notes
+        self.mode.node, self.mode.node_notes = n, {}
+        try:
+            result = super().run_node(n)
+            types = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(self.mode.context.dims(t))), result)
+            node_records(n).append(NodeRecord(types, self.mode.node_notes))
+        finally:
+            self.mode.node, self.mode.node_notes = before
+        return result

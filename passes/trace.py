@@ -1,0 +1,100 @@
+"""Trace: one torch.fx graph per module forward, its children left as calls.
+
+In: a module. Out: its graph, or the reason why torch.fx cannot follow its forward; such a module stays opaque, is still
+analysed (``infer`` watches operators, not Python), and is not rewritten. Tracing each forward by itself keeps the
+hierarchy, hooks and training flags that a whole-model trace would bake in.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+# Containers and wrappers of torch.nn that pass sizes on from their attributes; all others hold no width-bearing
+# integers but those that `elastic.INTEGER_ATTRIBUTES` follows, and stay untouched.
+_TRACED_TORCH_CLASSES = (nn.Unflatten, nn.Flatten)
+
+
+class _OwnForward(fx.Tracer):
+    """Records one module's forward; every child call is a node of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(param_shapes_constant=False)
+        self.record_stack_traces = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class ForwardTrace:
+    """The graph of one forward in one training mode, or why there is none."""
+
+    graph: fx.Graph | None
+    failure: str = ""
+
+
+def is_traced(module: nn.Module) -> bool:
+    """Whether a module's forward is worth tracing: the user's own, and torch.nn's with sizes as attributes."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
+    return not type(module).__module__.startswith("torch.nn.") or isinstance(module, _TRACED_TORCH_CLASSES)
+
+
+def trace(module: nn.Module) -> ForwardTrace:
+    """Traces ``module.forward`` in the module's present training mode.
+
+    Returns:
+        The graph, whose ``call_module`` nodes are the children's calls and whose ``get_attr`` nodes are parameters
+        and buffers; or the failure in words.
+    """
+    if isinstance(module, fx.GraphModule):
+        return ForwardTrace(_copy_graph(module.graph))
+    if _assigns_attributes(type(module).forward):
+        return ForwardTrace(None, "it assigns attributes, which a graph would not repeat")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            graph = _OwnForward().trace(module)
+        except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
+            return ForwardTrace(None, f"torch.fx cannot follow it: {type(error).__name__}: {_first_line(error)}")
+    if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
+        return ForwardTrace(None, "its forward takes a variable number of arguments")
+    graph.eliminate_dead_code()
+    return ForwardTrace(graph)
+
+
+def _assigns_attributes(forward: Any) -> bool:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    return code is not None and any(step.opname == "STORE_ATTR" for step in dis.get_instructions(code))
+
+
+def _copy_graph(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    output = copy.graph_copy(graph, {})
+    copy.output(output)
+    return copy
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def same_code(a: fx.Graph, b: fx.Graph) -> bool:
+    """Whether two graphs are the same program (used to see whether a forward depends on ``self.training``)."""
+    return _signature(a) == _signature(b)
+
+
+def _signature(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
+    numbers = {node: index for index, node in enumerate(graph.nodes)}
+
+    def spell(argument: Any) -> str:
+        return str(fx.node.map_arg(argument, lambda node: f"%{numbers[node]}"))
+
+    return [(node.op, node.target, spell(node.args), spell(dict(node.kwargs))) for node in graph.nodes]
