@@ -1,5 +1,6 @@
 # From a fresh clone: `make demo` trains, verifies and exports a net; `make test` runs lint, types and tests.
-# Both make .venv and install into it first; a second run starts at once unless pyproject.toml or constraints.txt changed.
+# Both make .venv and install into it first; a second run starts at once, unless pyproject.toml or constraints.txt
+# changed in between.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -7,10 +8,10 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Build environments (the package's own, and those of dependencies that come as source) take the pins too: pip reads the first
-# variable for them before its release 25.3, the second from there on. Without it a build could pull a second, newer torch.
+# The pins also hold in build environments (the package's own, and those of dependencies that come as source), where a
+# build could otherwise pull another version: pip reads the first variable there before its release 25.3, then the second.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
-# Dependencies that come as source have no pyproject.toml; without --use-pep517 older pips build them outside a build environment.
+# fvcore and iopath come as source without a pyproject.toml: left to itself, an older pip runs their setup.py in .venv.
 INSTALL := $(PINNED) $(PIP) install --use-pep517 -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -53,10 +54,11 @@ clean: ## Remove .venv, builds and caches (runs/ stays)
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "No '$(PYTHON)' on this machine. Name a Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "netaug_fx needs Python 3.10 or newer, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; \
-	  exit 1; }
+	  echo "netaug_fx needs Python 3.10 or newer, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
-	  echo "'$(PYTHON)' cannot make virtual environments. Install its venv package (Debian: python3-venv)." >&2; exit 1; }
+	  echo "'$(PYTHON)' cannot make virtual environments. Install its venv package (Debian: python3-venv)." >&2; \
+	  exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	@touch $@

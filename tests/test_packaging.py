@@ -43,25 +43,25 @@ class Built:
     wheel_of_sdist: Path
 
 
+def run(*command: str | Path, cwd: Path) -> str:
+    """Standard output of a command that must succeed; what it said is shown where it does not."""
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    shown = " ".join(str(part) for part in command[:4])
+    assert done.returncode == 0, f"{shown} ... failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def git(*args: str) -> list[str]:
-    """Paths printed by a NUL-separated git command; skips the test outside a clone (say, in an unpacked sdist)."""
+    """Paths printed by a git command; skips the test outside a clone (say, in an unpacked sdist)."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git clone: there is no list of the project's own files to compare with")
-    done = subprocess.run(["git", "-C", str(ROOT), *args, "-z"], check=True, capture_output=True, text=True)
-    return [path for path in done.stdout.split("\0") if path]
+    return [path for path in run("git", *args, "-z", cwd=ROOT).split("\0") if path]
 
 
 def tree() -> list[str]:
     """Files and links of the project, also those not committed yet, none that git ignores or that were deleted."""
     listed = git("ls-files", "--cached", "--others", "--exclude-standard")
     return sorted({path for path in listed if os.path.lexists(ROOT / path)})
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Standard output of a command that must succeed; what it said is shown where it does not."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def build(kind: str, source: Path, out: Path) -> Path:
@@ -112,14 +112,16 @@ def test_the_links_point_to_the_code_folders() -> None:
 
 
 def test_the_wheel_holds_every_file_of_the_code_folders_once(built: Built) -> None:
-    expected = []
+    expected = set()
     for path in tree():
         top, _, rest = path.partition("/")
         if top in INSTALLED_AS and path not in LINKS and not path.endswith(".md"):
-            expected.append(f"{INSTALLED_AS[top]}/{rest}")
+            expected.add(f"{INSTALLED_AS[top]}/{rest}")
     found = package_files(built.wheel)
     hint = "list new folders under packages and new kinds of files under package-data in pyproject.toml"
-    assert found == sorted(expected), hint
+    assert expected - set(found) == set(), hint
+    assert set(found) - expected == set(), "these files are in the wheel and have no place in it"
+    assert len(found) == len(set(found))
     assert "netaug_fx/py.typed" in found
     assert any(name.endswith(".html.j2") for name in found)
 
@@ -152,8 +154,10 @@ def test_every_module_of_the_installed_wheel_imports(built: Built, tmp_path: Pat
     outer = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     (site / "dependencies.pth").write_text("\n".join(outer) + "\n")
 
+    (tmp_path / "import_all.py").write_text(IMPORT_ALL)
+
     names = modules(built.wheel)
-    files = json.loads(run(python, "-I", "-c", IMPORT_ALL, *names, cwd=tmp_path).splitlines()[-1])
+    files = json.loads(run(python, "-I", "import_all.py", *names, cwd=tmp_path).splitlines()[-1])
 
     assert {"netaug_fx", "netaug_fx.cli", "netaug_fx.passes.rules", "netaug_fx.models"} <= set(names)
     assert [name for name in names if not Path(files[name]).is_relative_to(site)] == []
