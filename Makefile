@@ -9,7 +9,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The pins also hold in build environments (the package's own, and those of dependencies that come as source), where a
-# build could otherwise pull another version: pip reads the first variable there before its release 25.3, then the second.
+# build could otherwise pull another version: there pip reads the first variable up to release 25.2, then the second.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 # fvcore and iopath come as source without a pyproject.toml: left to itself, an older pip runs their setup.py in .venv.
 INSTALL := $(PINNED) $(PIP) install --use-pep517 -c constraints.txt
