@@ -16,6 +16,7 @@ Dims = list[Type]
 
 _TYPES = "_netaug_dims"
 _WEIGHT = "_netaug_weight"
+_NAME = "_netaug_name"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Context:
     heads: list[Type] = field(default_factory=list)
     mixing: list[Mixing] = field(default_factory=list)
     statistics: set[str] = field(default_factory=set)
+    mutated: set[str] = field(default_factory=set)
     notes: dict[str, Type] = field(default_factory=dict)
     before: dict[int, Dims] = field(default_factory=dict)  # types of an in-place operator's arguments, by id
 
@@ -74,6 +76,10 @@ class Context:
         if False in flags:
             return False
         return True if True in flags else None
+
+    def name(self, tensor: Tensor, name: str) -> None:
+        """Tells a parameter's or buffer's name."""
+        setattr(tensor, _NAME, name)
 
     # -- constraints -----------------------------------------------------------------------------------------------
 
@@ -111,6 +117,12 @@ class Context:
         growing = tuple(t for t in over if not isinstance(channels.resolve(t), Fixed))
         if growing:
             self.mixing.append(Mixing(self.op, self.module, self.location, growing))
+
+    def writes(self, tensor: Tensor) -> None:
+        """An operator writes into a tensor; of a parameter or buffer, or a view of one, the name is kept."""
+        if self.is_weight(tensor):
+            name = getattr(tensor, _NAME, None)
+            self.mutated.update([name] if name else {name for dim in self.dims(tensor) for name, _ in channels.sources(dim)})
 
     def marks_statistics(self, tensor: Tensor | None) -> None:
         """A buffer holds a norm's running statistics."""

@@ -35,7 +35,7 @@ class FlatModel(nn.Module):
         self.input_names = unique_names([name for name, _ in named], fallback="input")
         self._tensors: list[Tensor] = []
         self._structure = _take_out((args, dict(kwargs)), self._tensors)
-        self.train(model.training)
+        self.training = model.training  # self.train() would set the model's modes
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -117,8 +117,8 @@ def with_batch(tensors: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
 def _children(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [(str(key), child) for key, child in value.items()]
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)):
+        return list(zip(fields, value, strict=True))
     if isinstance(value, (tuple, list)):
         return [(str(index), child) for index, child in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -26,7 +26,7 @@ from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.recorder import NodeRecord, OpRecord
-from netaug_fx.passes.rewrite import carries_sizes
+from netaug_fx.passes.rewrite import carries_sizes, tie_repeated_calls
 from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -50,6 +50,7 @@ class Analysis:
         roles: For a weight's dimension, whether it is summed over (``in``) or becomes channels (``out``).
         writers: For a weight's dimension that becomes channels, the path of the module that does it.
         statistics: Names of buffers that hold a norm's running statistics.
+        mutated: Names of buffers that a forward writes into.
         integers: Module path -> name of an integer argument of its operator -> the type whose size it is.
         forwards: Module path -> its traced forward, where it carries sizes that may have to follow a width.
         opaque: Module path -> why its forward cannot be traced (only where that matters).
@@ -62,6 +63,7 @@ class Analysis:
     roles: Mapping[Source, frozenset[str]]
     writers: Mapping[Source, str]
     statistics: frozenset[str]
+    mutated: frozenset[str]
     integers: Mapping[str, Mapping[str, Type]]
     forwards: Mapping[str, TracedForward]
     opaque: Mapping[str, str]
@@ -88,6 +90,16 @@ def infer(model: nn.Module, inputs: Inputs) -> Analysis:
     except (DataDependentOutputException, DynamicOutputShapeException):
         # values decide something in the forward, so they have to exist
         return _Inference(model, inputs, fake=False).run()
+
+
+def dry_run(model: nn.Module, inputs: Inputs) -> None:
+    """Runs a copy of ``model`` on fake tensors in evaluation mode; raises whatever its forward raises."""
+    inference = _Inference(model, inputs, fake=True)
+    inference.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    inference.copy = inference._copy_model()
+    with _mode_of(inference.copy, False), neutral(fast_paths=False), inference.fake_mode:
+        args, kwargs = pytree.tree_map_only(Tensor, inference._as_input, inputs)
+        inference.copy(*args, **kwargs)
 
 
 def _refuse_unsuitable(model: nn.Module) -> None:
@@ -121,11 +133,15 @@ class _Inference:
         self._trace_forwards()
         while self.forwards and not self._run_traced(operators):
             continue
+        for forward in self.forwards.values():
+            for graph in forward.graphs.values():
+                tie_repeated_calls(graph)
         return Analysis(
             tensors=tensors,
             roles={source: frozenset(roles) for source, roles in self.context.roles.items()},
             writers=dict(self.context.writers),
             statistics=frozenset(self.context.statistics),
+            mutated=frozenset(self.context.mutated),
             integers=self.integers,
             forwards=self.forwards,
             opaque=self.opaque,
@@ -160,6 +176,7 @@ class _Inference:
                 dims = tuple(channels.fresh(int(n), frozenset({(name, d)})) for d, n in enumerate(tensor.shape))
                 known[id(tensor)] = dims
                 self.context.set_dims(tensor, dims, weight=True)
+                self.context.name(tensor, name)
             tensors[name] = known[id(tensor)]
         return tensors
 
@@ -202,16 +219,16 @@ class _Inference:
     # -- traced forwards ---------------------------------------------------------------------------------------------
 
     def _trace_forwards(self) -> None:
-        for path, module in self.copy.named_modules():
-            if not is_traced(module):
-                continue
-            traces: dict[bool, ForwardTrace] = {}
-            for training in (False, True):
-                with neutral(), _mode_of(self.copy, training):
-                    traces[training] = trace(module)
-            graphs = {training: found.graph for training, found in traces.items() if found.graph is not None}
+        modules = {path: module for path, module in self.copy.named_modules() if is_traced(module)}
+        traces: dict[str, dict[bool, ForwardTrace]] = {path: {} for path in modules}
+        for training in (False, True):
+            with neutral(), _mode_of(self.copy, training):
+                for path, module in modules.items():
+                    traces[path][training] = trace(module)
+        for path, found in traces.items():
+            graphs = {training: each.graph for training, each in found.items() if each.graph is not None}
             if len(graphs) < 2:
-                self.opaque[path] = next(found.failure for found in traces.values() if found.graph is None)
+                self.opaque[path] = next(each.failure for each in found.values() if each.graph is None)
             elif any(carries_sizes(graph) for graph in graphs.values()):
                 self.forwards[path] = TracedForward(graphs, not same_code(graphs[False], graphs[True]))
 

@@ -21,7 +21,7 @@ import netaug_fx.passes as _passes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Fixed, Mismatch, Type
 from netaug_fx.passes.context import Context, Dims, Refusal
-from netaug_fx.passes.rules import bind, lookup, tensors_in
+from netaug_fx.passes.rules import ModuleRule, bind, lookup, lookup_module, tensors_in
 
 _OWN_FOLDERS = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep for file in (torch.__file__, _passes.__file__ or "", fx.__file__ or "")
@@ -89,7 +89,12 @@ class RuleMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         ctx = self.context
-        ctx.before = {id(t): ctx.dims(t) for t in tensors_in((args, kwargs))} if func._schema.is_mutable else {}
+        ctx.before = {}
+        if func._schema.is_mutable:
+            ctx.before = {id(t): ctx.dims(t) for t in tensors_in((args, kwargs))}
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                if argument.is_write and isinstance(value, Tensor):
+                    ctx.writes(value)
         operands = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
         out = func(*args, **kwargs)
         ctx.op, ctx.module, ctx.location, ctx.notes = str(func), self.path[-1], self._location(), {}
@@ -143,6 +148,18 @@ class RuleMode(TorchDispatchMode):
             if known is not t and known.size == t.size:
                 self.context.unify(known, t)
 
+    def apply_module_rule(self, module_rule: ModuleRule, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Adds what a module's Python demands beyond its operators."""
+        ctx = self.context
+        ctx.op, ctx.module, ctx.notes = type(module).__name__, self.path[-1], {}
+        try:
+            module_rule(ctx, module, args, kwargs, output)
+        except Exception as error:  # as for operators: what cannot be solved stays as it is
+            for tensor in [*module.parameters(), *tensors_in((args, kwargs, output))]:
+                for dim in ctx.dims(tensor):
+                    ctx.pin(dim, f"the rule of {type(module).__name__} cannot be met: {error}")
+        self._keep_notes()
+
     def _location(self) -> str:
         if self.node is not None and self.node.stack_trace:
             places = _TRACE_LINE.findall(self.node.stack_trace)
@@ -162,20 +179,26 @@ def _own(file: str) -> bool:
 
 
 def follow_modules(model: nn.Module, mode: RuleMode) -> list[RemovableHandle]:
-    """Hooks that keep ``mode.path`` at the path of the running module; to be removed by the caller."""
+    """Hooks that keep ``mode.path`` at the path of the running module and apply module rules.
+
+    Returns:
+        The hooks' handles, to be removed by the caller.
+    """
     handles = []
     for path, module in model.named_modules():
 
         def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
             mode.path.append(path)
 
-        def leave(_module: nn.Module, _args: Any, _output: Any, path: str = path) -> None:
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
+            if (module_rule := lookup_module(module)) is not None:
+                mode.apply_module_rule(module_rule, module, args, kwargs, output)
             # an exception that the user's code caught left deeper paths behind
             while len(mode.path) > 1 and mode.path.pop() != path:
                 continue
 
         handles.append(module.register_forward_pre_hook(enter, prepend=True))
-        handles.append(module.register_forward_hook(leave))
+        handles.append(module.register_forward_hook(leave, with_kwargs=True))
     return handles
 
 

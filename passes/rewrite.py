@@ -61,17 +61,18 @@ def tie_repeated_calls(graph: fx.Graph) -> None:
                         channels.pin(t, reason)
 
 
-def rewrite(graph: fx.Graph, grows: Callable[[Type], bool]) -> Rewritten | None:
+def rewrite(graph: fx.Graph, grows: Callable[[Type], bool], followed: frozenset[str] = frozenset()) -> Rewritten | None:
     """Replaces width-bearing integers in a copy of ``graph``; None if there are none.
 
     Args:
         graph: A traced forward that ``infer`` ran, with types on its nodes.
         grows: Tells whether a type contains a width that will grow.
+        followed: Attributes of the module that follow the active widths by themselves (``groups`` of a convolution).
     """
     replacements: dict[fx.Node, dict[Slot, Type]] = {}
     for node in graph.nodes:
         finder, records = _finder(node), node_records(node)
-        if finder is None or not records:
+        if finder is None or not records or followed.intersection(records[0].notes):
             continue
         for slot, t in finder(node, records[0]):
             value = _at(node, slot)
@@ -96,7 +97,7 @@ def _must_change(value: Any, t: Type) -> bool:
         # two sizes that agree for an arbitrary growth are one expression
         widths = {var: var.size * 3 + index + 1 for index, var in enumerate(dict.fromkeys(_all_variables(value, t)))}
         return _evaluate(value, widths) != channels.size_at(t, widths)
-    return isinstance(value, int) and value >= 0
+    return isinstance(value, int)
 
 
 def _all_variables(node: fx.Node, t: Type) -> Iterator[Var]:
@@ -196,7 +197,7 @@ def _sizes(index: int, name: str = "size") -> Finder:
     def find(node: fx.Node, record: NodeRecord) -> Found:
         dims = _result_dims(record)
         for position, slot in _listed(node, index, name):
-            if position < len(dims):
+            if position < len(dims) and _at(node, slot) != -1:
                 yield slot, dims[position]
 
     return find
@@ -209,7 +210,8 @@ def _unflatten(node: fx.Node, record: NodeRecord) -> Found:
         return
     start = _at(node, dim) % len(before)
     for position, slot in _listed(node, 2, "sizes"):
-        yield slot, dims[start + position]
+        if _at(node, slot) != -1:
+            yield slot, dims[start + position]
 
 
 def _split(node: fx.Node, record: NodeRecord) -> Found:

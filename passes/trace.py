@@ -66,7 +66,6 @@ def trace(module: nn.Module) -> ForwardTrace:
             return ForwardTrace(None, f"torch.fx cannot follow it: {type(error).__name__}: {_first_line(error)}")
     if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
         return ForwardTrace(None, "its forward takes a variable number of arguments")
-    graph.eliminate_dead_code()
     return ForwardTrace(graph)
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 def untouched(*models: nn.Module) -> Iterator[None]:
     """Puts the models in eval mode for the block, then restores them, and the random-number states, exactly.
 
-    Restored are each module's ``training`` flag, attributes (a forward that caches a tensor would otherwise keep a
-    tracer's fake one), and the buffers, as the same tensors with the same values. Parameters are not copied: no
-    forward writes them.
+    Restored are each module's ``training`` flag, its attributes with their lists and dicts (a forward that caches a
+    tensor would otherwise keep a tracer's fake one), and the buffers, as the same tensors with the same values.
+    Parameters are not copied: no forward writes them.
     """
     restorers = [_remember(module) for model in models for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -43,7 +43,9 @@ def untouched(*models: nn.Module) -> Iterator[None]:
 
 def _remember(module: nn.Module) -> Callable[[], None]:
     attributes = dict(module.__dict__)
-    tables: dict[str, dict[str, Any]] = {name: dict(module.__dict__[name]) for name in ("_parameters", "_buffers")}
+    # Tables of parameters, buffers and hooks (a tracer that fails may leave its hooks behind), and users' own caches.
+    tables = [(table, dict(table)) for table in attributes.values() if isinstance(table, dict)]
+    lists = [(items, list(items)) for items in attributes.values() if isinstance(items, list)]
     values: list[tuple[Tensor, Tensor, int]] = [
         (buffer, buffer.detach().clone(), buffer._version)
         for buffer in module._buffers.values()
@@ -52,8 +54,10 @@ def _remember(module: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         _set_back(module.__dict__, attributes)
-        for name, table in tables.items():
-            _set_back(module.__dict__[name], table)
+        for table, entries in tables:
+            _set_back(table, entries)
+        for items, former in lists:
+            items[:] = former
         for buffer, value, version in values:
             if buffer._version != version:
                 with torch.no_grad():
@@ -62,7 +66,7 @@ def _remember(module: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _set_back(live: dict[str, Any], former: dict[str, Any]) -> None:
+def _set_back(live: dict[Any, Any], former: dict[Any, Any]) -> None:
     if list(live) != list(former) or any(live[key] is not value for key, value in former.items()):
         live.clear()
         live.update(former)

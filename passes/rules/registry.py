@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
@@ -17,7 +17,10 @@ from netaug_fx.passes.context import Context, Dims
 RuleResult = Dims | list[Dims] | None
 Rule = Callable[[Context, Any], RuleResult]
 
+ModuleRule = Callable[[Context, Any, tuple[Any, ...], dict[str, Any], Any], None]
+
 RULES: dict[str, Rule] = {}
+MODULE_RULES: dict[type[nn.Module], ModuleRule] = {}
 
 
 def rule(*ops: str, replace: bool = False) -> Callable[[Rule], Rule]:
@@ -40,6 +43,25 @@ def rule(*ops: str, replace: bool = False) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def module_rule(*classes: type[nn.Module]) -> Callable[[ModuleRule], ModuleRule]:
+    """Registers a rule for module classes whose Python ties widths that their operators do not tie.
+
+    The rule gets the context, the module, its positional and keyword arguments and its output, after the module ran.
+    """
+
+    def register(function: ModuleRule) -> ModuleRule:
+        for cls in classes:
+            MODULE_RULES[cls] = function
+        return function
+
+    return register
+
+
+def lookup_module(module: nn.Module) -> ModuleRule | None:
+    """The rule of a module's class or of its nearest base class."""
+    return next((MODULE_RULES[cls] for cls in type(module).__mro__ if cls in MODULE_RULES), None)
 
 
 def lookup(func: OpOverload) -> Rule | None:

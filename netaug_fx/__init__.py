@@ -1,0 +1,19 @@
+"""netaug_fx: train a tiny net inside a wider one that shares its weights, and deploy the tiny net.
+
+>>> import torch, netaug_fx
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> supernet = netaug_fx.augment(model, ratio=3)
+>>> tiny = netaug_fx.extract(supernet)
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from netaug_fx.api import augment, inspect
+from netaug_fx.passes.extract import extract
+
+try:
+    __version__ = version("netaug_fx")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["augment", "extract", "inspect"]

@@ -1,0 +1,123 @@
+"""The compiler's passes in their order: ``augment`` and ``inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from netaug_fx.elastic import is_elastic
+from netaug_fx.errors import CheckError, InputError
+from netaug_fx.example_inputs import checked_model, resolve_inputs
+from netaug_fx.inspection import Inspection
+from netaug_fx.passes.channels import Reason, Var
+from netaug_fx.passes.check import check, check_target
+from netaug_fx.passes.graph import dependency_graph, find_groups
+from netaug_fx.passes.infer import Analysis, infer
+from netaug_fx.passes.infer import Inputs as Inputs
+from netaug_fx.passes.plan import Plan, Ratio, plan
+from netaug_fx.passes.widen import widen
+from netaug_fx.supernet import Supernet, install
+
+_MOST_ROUNDS = 100
+
+
+def augment(
+    model: nn.Module,
+    ratio: Ratio = 3.0,
+    *,
+    example_inputs: Any = None,
+    pin: Sequence[str] = (),
+    divisor: int = 1,
+    seed: int = 0,
+) -> Any:
+    """Puts ``model`` inside a wider net that shares its weights.
+
+    Args:
+        model: Any module; it is not changed.
+        ratio: Largest width factor r, which gives each group the factors 1, (1 + r) / 2 and r ([NetAug] augmentation
+            factor r, diversity factor s = 2); or a list of factors; or either by kind, such as
+            ``{"stream": [1, 1.8, 2.6], "inner": [1, 1.6, 2.2, 2.8]}``; or a function from a ``Group`` to either.
+        example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments; found by itself where the model
+            declares one or its first layer tells.
+        pin: Globs of module paths (``["head.*"]``) whose tensors keep their widths.
+        divisor: Widths above the original's are rounded to a multiple of it.
+        seed: Seeds the extra weights and the supernet's own generator of widths.
+
+    Returns:
+        The supernet: an instance of the model's class with the same state_dict keys plus extras. Called as it is, it is
+        the model, bit for bit; within ``supernet.augmented()`` it is one wider net.
+
+    Raises:
+        InputError: an argument cannot be used.
+        TraceError: the model does not run on the example inputs.
+        PlanError: nothing in the model can be widened.
+        CheckError: the result does not reproduce the model (never handed over).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import netaug_fx
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> supernet = netaug_fx.augment(model, ratio=3)
+        >>> [(group.name, group.choices) for group in supernet.groups]
+        [('0', (8, 16, 24))]
+        >>> x = torch.randn(1, 3, 16, 16)
+        >>> bool((supernet(x) == model(x)).all())
+        True
+        >>> with supernet.augmented() as widths:
+        ...     supernet(x).shape
+        torch.Size([1, 4, 12, 12])
+    """
+    _, chosen, supernet, inputs = _compile(model, ratio, example_inputs, pin, divisor, seed)
+    install(supernet, chosen.groups, chosen.pins, seed)
+    check_target(supernet, model, inputs)
+    return supernet
+
+
+def inspect(
+    model: nn.Module,
+    ratio: Ratio = 3.0,
+    *,
+    example_inputs: Any = None,
+    pin: Sequence[str] = (),
+    divisor: int = 1,
+) -> Inspection:
+    """What ``augment`` would do to ``model``: its groups, what is pinned and why, and the dependency graph.
+
+    Takes the same arguments and raises the same errors; the model is not changed.
+
+    Example:
+        >>> from torch import nn
+        >>> import netaug_fx
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> [group.layers for group in netaug_fx.inspect(model).groups]
+        [('0', '2')]
+    """
+    analysis, chosen, _, _ = _compile(model, ratio, example_inputs, pin, divisor, seed=0)
+    found = {var: group for var, group in find_groups(model, analysis).items() if var in chosen.numbers}
+    planned = {var: chosen.groups[chosen.numbers[var]] for var in found}
+    return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned))
+
+
+def _compile(
+    model: nn.Module, ratio: Ratio, example_inputs: Any, pin: Sequence[str], divisor: int, seed: int
+) -> tuple[Analysis, Plan, nn.Module, Any]:
+    """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew."""
+    checked_model(model)
+    elastic = next((path for path, module in model.named_modules() if is_elastic(module)), None)
+    if elastic is not None:
+        where = f"its module {elastic!r}" if elastic else "it"
+        raise InputError(f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first")
+    inputs = resolve_inputs(model, example_inputs)
+    analysis = infer(model, inputs)
+    refused: dict[Var, Reason] = {}
+    for _ in range(_MOST_ROUNDS):
+        chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused)
+        supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
+        broken = check(supernet, analysis, chosen, inputs, seed=seed)
+        if not broken:
+            return analysis, chosen, supernet, inputs
+        refused |= broken
+    raise CheckError(f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it")

@@ -1,0 +1,282 @@
+"""Elastic modules: the user's own classes, whose tensors follow the active widths.
+
+``Elastic<Cls>`` is generated from a module's class: its tensor attributes that hold width variables become properties.
+In target mode a property returns the original tensor itself, so the target is never copied, moved or sliced. In
+augmented mode it returns the tensor assembled for the active widths from the original and the extra blocks beside it.
+A few integers (``groups``, ``num_groups``, ...) follow the same way, and a forward whose text holds widths is replaced by
+its rewritten form. The swap is undone exactly by ``passes.extract``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netaug_fx.passes.layout import Layout, Widths, select, size
+
+STATE = "_netaug"
+PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
+
+# Integers that torch.nn keeps as attributes and reads in its forward: class -> attribute -> name noted by the rules.
+INTEGER_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.modules.conv._ConvNd: ("groups",),
+    nn.GroupNorm: ("num_groups",),
+    nn.LayerNorm: ("normalized_shape",),
+    nn.RMSNorm: ("normalized_shape",),
+    nn.modules.instancenorm._InstanceNorm: ("num_features",),
+    nn.MultiheadAttention: ("num_heads", "embed_dim"),
+}
+
+
+class Active:
+    """The widths that all elastic modules of one supernet follow; one object, shared by them.
+
+    Attributes:
+        widths: Width of every group, or None in target mode.
+        widest: The largest width of every group.
+        statistics: Norm statistics to use in augmented mode, by buffer name; None for batch statistics. A missing one
+            is made on first use, at the active width.
+    """
+
+    def __init__(self, widest: Widths) -> None:
+        self.widths: Widths | None = None
+        self.widest = widest
+        self.statistics: dict[str, Tensor] | None = None
+        self.assembling = False
+
+
+@dataclass(frozen=True)
+class ElasticTensor:
+    """A parameter or buffer that follows the active widths.
+
+    ``extras[k]`` names the block that holds what dimension ``dims[k]`` gains: of the original's size on earlier elastic
+    dimensions, of the widest size on later ones.
+    """
+
+    name: str
+    full_name: str
+    kind: str
+    layouts: tuple[Layout, ...]
+    dims: tuple[int, ...]
+    extras: tuple[str, ...]
+
+
+@dataclass
+class ForwardSource:
+    """The text of a rewritten forward and the names it uses, kept as text so that it can be pickled."""
+
+    code: str
+    names: dict[str, Any]
+
+    @classmethod
+    def of(cls, code: str, names: dict[str, Any]) -> ForwardSource:
+        """Keeps modules by name, everything else as it is."""
+        return cls(code, {k: _ByName(v.__name__) if isinstance(v, ModuleType) else v for k, v in names.items()})
+
+    def compile(self) -> Callable[..., Any]:
+        """The function, taking the module as ``self``."""
+        names = {k: importlib.import_module(v.name) if isinstance(v, _ByName) else v for k, v in self.names.items()}
+        exec(compile(self.code, "<netaug_fx rewritten forward>", "exec"), names)
+        function: Callable[..., Any] = names["forward"]
+        return function
+
+
+@dataclass(frozen=True)
+class _ByName:
+    name: str
+
+
+@dataclass
+class ModuleState:
+    """What an elastic module knows about itself; lives in its ``__dict__`` under ``_netaug``."""
+
+    active: Active
+    tensors: dict[str, ElasticTensor]
+    integers: dict[str, Layout | tuple[Layout, ...]]
+    sizes: tuple[Layout, ...] = ()
+    forwards: dict[bool, ForwardSource] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._compiled: dict[bool, Callable[..., Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}
+
+    def size(self, index: int) -> int:
+        """The size that a rewritten forward asks for, at the active widths."""
+        return size(self.sizes[index], self.active.widths)
+
+    def forward(self, training: bool) -> Callable[..., Any]:
+        """The rewritten forward for a training mode."""
+        if training not in self._compiled:
+            self._compiled[training] = self.forwards[training].compile()
+        return self._compiled[training]
+
+
+# -- assembling ----------------------------------------------------------------------------------------------------------
+
+
+def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: Widths, widest: Widths) -> Tensor:
+    """The tensor at ``widths``, made of the original and the active part of its extra blocks.
+
+    Every block takes part, with a slice of no elements where nothing of it is active, so that all parameters have a
+    gradient after every augmented pass.
+    """
+    selections = {dim: select(tensor.layouts[dim], widths, widest) for dim in tensor.dims}
+    result = base
+    for position in range(len(tensor.dims) - 1, -1, -1):
+        dim = tensor.dims[position]
+        block = _take(extras[position], dim, selections[dim].extras, selections[dim].count)
+        for later in tensor.dims[position + 1 :]:
+            chosen, count, original = selections[later].extras, selections[later].count, base.shape[later]
+            if chosen is None:
+                block = block.narrow(later, 0, original + count)
+            else:
+                block = block.index_select(later, torch.cat([torch.arange(original), chosen + original]).to(block.device))
+        result = torch.cat([result, block], dim)
+    for dim in tensor.dims:
+        order = selections[dim].order
+        if order is not None:
+            result = result.index_select(dim, order.to(result.device))
+    return result
+
+
+def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
+    if chosen is None:
+        return block.narrow(dim, 0, count)
+    return block.index_select(dim, chosen.to(block.device))
+
+
+def _current(module: nn.Module, name: str) -> Any:
+    """The value of an elastic tensor attribute at the active widths."""
+    state: ModuleState = module.__dict__[STATE]
+    active = state.active
+    registered: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
+    base = registered[name]
+    if active.widths is None or base is None:
+        return base
+    tensor = state.tensors[name]
+    if tensor.kind == STATISTIC:
+        return _statistic(base, tensor, active)
+    active.assembling = True
+    try:
+        if tensor.dims:
+            return assemble(base, [registered[extra] for extra in tensor.extras], tensor, active.widths, active.widest)
+        return base.clone() if tensor.kind == MUTATED else base
+    finally:
+        active.assembling = False
+
+
+def _statistic(base: Tensor, tensor: ElasticTensor, active: Active) -> Tensor | None:
+    if active.statistics is None:
+        return None
+    if tensor.full_name not in active.statistics:
+        active.assembling = True
+        shape = [size(layout, active.widths) for layout in tensor.layouts]
+        start = torch.ones if tensor.name.endswith("var") else torch.zeros
+        active.statistics[tensor.full_name] = start(shape, dtype=base.dtype, device=base.device)
+        active.assembling = False
+    return active.statistics[tensor.full_name]
+
+
+# -- classes -------------------------------------------------------------------------------------------------------------
+
+
+def _tensor_property(name: str) -> property:
+    def get(self: nn.Module) -> Any:
+        state = self.__dict__[STATE]
+        if state.active.widths is None:
+            registered = self._parameters
+            return registered[name] if name in registered else self._buffers[name]
+        return _current(self, name)
+
+    return property(get, doc=f"{name} at the active widths")
+
+
+def _integer_property(name: str) -> property:
+    def get(self: nn.Module) -> Any:
+        state = self.__dict__[STATE]
+        widths = state.active.widths
+        if widths is None:
+            return self.__dict__[name]
+        layout = state.integers[name]
+        if isinstance(layout, tuple):
+            return tuple(size(item, widths) for item in layout)
+        return size(layout, widths)
+
+    def set_(self: nn.Module, value: Any) -> None:
+        self.__dict__[name] = value
+
+    return property(get, set_, doc=f"{name} at the active widths")
+
+
+def _tracks_statistics(self: nn.Module) -> Any:
+    """Off in augmented passes without statistics of their own, which use those of the batch."""
+    active = self.__dict__[STATE].active
+    if active.widths is not None and active.statistics is None:
+        return False
+    return self.__dict__["track_running_stats"]
+
+
+def _set_tracks_statistics(self: nn.Module, value: Any) -> None:
+    self.__dict__["track_running_stats"] = value
+
+
+@functools.cache
+def elastic_class(
+    base: type[nn.Module],
+    tensors: frozenset[str],
+    integers: frozenset[str],
+    rewritten: bool,
+    mixin: type | None = None,
+) -> type[nn.Module]:
+    """The subclass of ``base`` whose given attributes follow the active widths.
+
+    Args:
+        base: The user's class; its name is kept, so that ``repr`` reads as before.
+        tensors: Names of parameters and buffers that become properties.
+        integers: Names of integer attributes that become properties.
+        rewritten: Whether the forward is replaced by the one in the module's state.
+        mixin: A class to put before ``base`` (the supernet's root).
+    """
+    namespace: dict[str, Any] = {name: _tensor_property(name) for name in tensors}
+    namespace.update({name: _integer_property(name) for name in integers - {"track_running_stats"}})
+    if "track_running_stats" in integers:
+        namespace["track_running_stats"] = property(_tracks_statistics, _set_tracks_statistics)
+    if rewritten:
+
+        @functools.wraps(base.forward)
+        def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self.__dict__[STATE].forward(self.training)(self, *args, **kwargs)
+
+        forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
+        namespace["forward"] = forward
+
+    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        _, _, state, *rest = super(created, self).__reduce_ex__(2)  # type: ignore[misc]
+        return (_rebuild, (base, tensors, integers, rewritten, mixin), state, *rest)
+
+    namespace.update(
+        __reduce_ex__=reduce, __module__=base.__module__, __qualname__=base.__qualname__, __doc__=base.__doc__, _netaug_base=base
+    )
+    bases = (base,) if mixin is None else (mixin, base)
+    created: type[nn.Module] = type(base)(base.__name__, bases, namespace)
+    return created
+
+
+def _rebuild(*key: Any) -> nn.Module:
+    cls = elastic_class(*key)
+    return cls.__new__(cls)
+
+
+def is_elastic(module: nn.Module) -> bool:
+    """Whether a module's class was generated here."""
+    return STATE in module.__dict__

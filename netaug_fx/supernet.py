@@ -1,0 +1,176 @@
+"""The supernet: what the root of a widened model adds to the user's class."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netaug_fx.elastic import STATE, Active, ModuleState
+from netaug_fx.errors import CheckpointError, InputError
+from netaug_fx.passes.graph import Group, Pin
+from netaug_fx.passes.layout import Widths
+
+CONTROL = "_netaug_control"
+STATE_KEY = "netaug.draws"
+EXTRA = "_netaug"
+
+
+class Control:
+    """The groups of a supernet and the generator of its widths; one plain object on the root.
+
+    Draw number k depends on ``seed`` and k alone, so a resumed run repeats the uninterrupted one, and ranks agree without
+    talking. Both numbers travel in the state_dict.
+    """
+
+    def __init__(self, active: Active, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int) -> None:
+        self.active = active
+        self.groups = groups
+        self.pins = pins
+        self.seed = seed
+        self.draws = 0
+        self.calibrated: dict[Widths, dict[str, Tensor]] = {}
+
+    def sample(self, kinds: Sequence[str] | set[str] | None = None) -> dict[str, int]:
+        """Draws a width for every group, uniform and independent; kinds not listed keep the target's."""
+        generator = random.Random(self.seed * 2**64 + self.draws)
+        self.draws += 1
+        drawn = {group.name: generator.choice(group.choices) for group in self.groups}
+        return {group.name: drawn[group.name] if kinds is None or group.kind in kinds else group.width for group in self.groups}
+
+    def as_widths(self, widths: Mapping[str, int]) -> Widths:
+        """Checks an assignment by group name; groups left out keep the target's width."""
+        known = {group.name: group for group in self.groups}
+        for name, width in widths.items():
+            if name not in known:
+                raise InputError(f"widths names the unknown group {name!r}; the groups are {', '.join(known)}")
+            low, high = known[name].width, known[name].choices[-1]
+            if isinstance(width, bool) or not isinstance(width, int) or not low <= width <= high:
+                raise InputError(f"widths[{name!r}] must be an integer from {low} to {high}, not {width!r}")
+        return tuple(widths.get(group.name, group.width) for group in self.groups)
+
+
+class Supernet:
+    """Methods that the root of a supernet has beside those of the user's class."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that grow, with the widths they may take."""
+        return control(self).groups
+
+    @property
+    def pins(self) -> tuple[Pin, ...]:
+        """Dimensions that stay as they are, with reasons."""
+        return control(self).pins
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The current width of every group, by name; the target's outside ``augmented``."""
+        own = control(self)
+        current = own.active.widths
+        names = [group.name for group in own.groups]
+        return dict(zip(names, current or [group.width for group in own.groups], strict=True))
+
+    @property
+    def widest(self) -> dict[str, int]:
+        """The largest width of every group, by name."""
+        return {group.name: group.choices[-1] for group in control(self).groups}
+
+    def sample(self, kinds: Sequence[str] | set[str] | None = None) -> dict[str, int]:
+        """Draws an assignment from the supernet's own generator.
+
+        Args:
+            kinds: Kinds of groups to widen (``{"inner"}``); all by default. The other groups keep the target's width.
+        """
+        return control(self).sample(kinds)
+
+    @contextmanager
+    def augmented(self, widths: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
+        """Within this context the supernet is one wider net around the target.
+
+        Args:
+            widths: Width by group name, any integer from the target's to the largest; groups left out keep the
+                target's. By default one assignment is drawn.
+
+        Yields:
+            The widths in use.
+
+        Raises:
+            InputError: an unknown group, or a width outside its range.
+        """
+        own = control(self)
+        chosen = own.as_widths(own.sample() if widths is None else widths)
+        active = own.active
+        before = active.widths, active.statistics
+        active.widths, active.statistics = chosen, None if getattr(self, "training", True) else own.calibrated.get(chosen)
+        try:
+            yield dict(zip((group.name for group in own.groups), chosen, strict=True))
+        finally:
+            active.widths, active.statistics = before
+
+    def target_state_dict(self) -> dict[str, Any]:
+        """The state_dict of the target alone: it loads into the plain model."""
+        state: dict[str, Any] = self.state_dict()  # type: ignore[attr-defined]
+        extras = set(extra_names(self))  # type: ignore[arg-type]
+        return {key: value for key, value in state.items() if key != STATE_KEY and key not in extras}
+
+
+def control(supernet: Any) -> Control:
+    """The control object of a supernet.
+
+    Raises:
+        InputError: the module is not a supernet.
+    """
+    found = getattr(supernet, "__dict__", {}).get(CONTROL)
+    if not isinstance(found, Control):
+        raise InputError(
+            f"{type(supernet).__name__} is not a supernet: give what netaug_fx.augment(model) returned "
+            "(of a wrapped one, such as DistributedDataParallel, the .module)"
+        )
+    return found
+
+
+def is_supernet(model: Any) -> bool:
+    """Whether a model is what ``augment`` returns."""
+    return isinstance(getattr(model, "__dict__", {}).get(CONTROL), Control)
+
+
+def install(supernet: nn.Module, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int) -> None:
+    """Puts the control object on the root of a widened model and lets its state travel in the state_dict."""
+    state: ModuleState = supernet.__dict__[STATE]
+    supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed)
+    supernet.register_state_dict_post_hook(save_draws)
+    supernet.register_load_state_dict_pre_hook(load_draws)
+
+
+def extra_names(supernet: nn.Module) -> Iterator[str]:
+    """Names of all extra blocks in the state_dict."""
+    for path, module in supernet.named_modules(remove_duplicate=False):
+        state = module.__dict__.get(STATE)
+        if isinstance(state, ModuleState):
+            for tensor in state.tensors.values():
+                yield from (f"{path}.{extra}" if path else extra for extra in tensor.extras)
+
+
+def save_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:
+    own = control(module)
+    state_dict[prefix + STATE_KEY] = torch.tensor([own.seed, own.draws], dtype=torch.int64)
+
+
+def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    """Restores the generator; a plain model's checkpoint leaves generator and extra blocks as they are."""
+    own = control(module)
+    saved = state_dict.pop(prefix + STATE_KEY, None)
+    if saved is not None:
+        if not isinstance(saved, Tensor) or saved.shape != (2,):
+            raise CheckpointError(f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws), not {saved!r}")
+        own.seed, own.draws = (int(value) for value in saved)
+        return
+    extras = list(extra_names(module))
+    if not any(prefix + name in state_dict for name in extras):
+        present = module.state_dict()
+        state_dict.update({prefix + name: present[name] for name in extras if name in present})

@@ -1,0 +1,229 @@
+"""Check: the supernet is held against what the types predict, before it is handed over.
+
+In: the supernet, its ``Analysis`` and ``Plan``. Out: the variables that break something, with reasons (to be refused by
+the next plan); none if all is well. The supernet runs on fake tensors at several widths, and every operator's shapes
+are compared with the types' prediction; operators that only move elements are run on integer labels besides, so that
+the moved labels, not index code, tell where the original's channels sit. ``check_target`` runs the target for real.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from netaug_fx.elastic import STATE, Active, ModuleState
+from netaug_fx.errors import CheckError
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Reason, Type, Var
+from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors
+from netaug_fx.passes.labels import misplaced
+from netaug_fx.passes.layout import Widths
+from netaug_fx.passes.plan import Plan
+from netaug_fx.passes.recorder import Operand, OpRecord
+
+
+class _Disagreement(Exception):
+    """An operator gave something else than the types predict."""
+
+    def __init__(self, record: OpRecord | None, text: str) -> None:
+        super().__init__(text)
+        self.record = record
+        self.text = text
+
+
+def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *, seed: int = 0) -> dict[Var, Reason]:
+    """Runs the supernet on fake tensors at the base, the widest and random widths, in both training modes.
+
+    Returns:
+        Variables that must stay as they are, with reasons; empty if every operator agrees with the prediction.
+    """
+    generator = random.Random(seed)
+    drawn = [
+        plan.base,
+        plan.widest,
+        *(tuple(generator.randint(g.width, g.choices[-1]) for g in plan.groups) for _ in range(2)),
+    ]
+    checked: set[Any] = set()
+    for number, widths in enumerate(drawn):
+        training = number == 1
+        try:
+            _run(supernet, analysis.operators[training], plan, inputs, widths, training, checked)
+        except _Disagreement as found:
+            return _blame(found, analysis, plan)
+    return {}
+
+
+def _run(
+    supernet: nn.Module,
+    expected: tuple[OpRecord, ...],
+    plan: Plan,
+    inputs: Inputs,
+    widths: Widths,
+    training: bool,
+    checked: set[Any],
+) -> None:
+    try:
+        _run_on(supernet, expected, plan, inputs, widths, training, checked, fake=True)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        _run_on(supernet, expected, plan, inputs, widths, training, checked, fake=False)
+
+
+def _run_on(
+    supernet: nn.Module,
+    expected: tuple[OpRecord, ...],
+    plan: Plan,
+    inputs: Inputs,
+    widths: Widths,
+    training: bool,
+    checked: set[Any],
+    fake: bool,
+) -> None:
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+    memo: dict[int, Any] = {}
+    if fake_mode is not None:
+        for tensor in [*supernet.parameters(), *supernet.buffers()]:
+            memo[id(tensor)] = fake_mode.from_tensor(tensor, static_shapes=True)
+    running = copy.deepcopy(supernet, memo)
+    state: ModuleState = running.__dict__[STATE]
+    active = state.active
+    running.train(training)
+    widths_by_var = {var: widths[number] for var, number in plan.numbers.items()}
+    mode = _Compare(active, expected, widths_by_var, checked)
+    with neutral(fast_paths=False), ExitStack() as stack:
+        stack.enter_context(fake_mode or nullcontext())
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda t: fake_mode.from_tensor(t, static_shapes=True) if fake_mode else t.clone(), inputs
+        )
+        active.widths, active.statistics = widths, {}
+        stack.enter_context(mode)
+        try:
+            running(*args, **kwargs)
+        except (_Disagreement, DataDependentOutputException, DynamicOutputShapeException):
+            raise
+        except Exception as error:
+            text = f"its forward fails when channels are added: {type(error).__name__}: {error}"
+            raise _Disagreement(mode.upcoming(), text) from error
+    if mode.position != len(expected):
+        raise _Disagreement(mode.upcoming(), "its forward runs other operators when channels are added")
+
+
+class _Compare(TorchDispatchMode):
+    """Holds each operator against the recorded one that stands at its place."""
+
+    def __init__(
+        self, active: Active, expected: tuple[OpRecord, ...], widths: Mapping[Var, int], checked: set[Any]
+    ) -> None:
+        super().__init__()
+        self.active = active
+        self.expected = expected
+        self.widths = widths
+        self.checked = checked
+        self.position = 0
+
+    def upcoming(self) -> OpRecord | None:
+        """The recorded operator that was to come next."""
+        return self.expected[self.position] if self.position < len(self.expected) else None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        if self.active.assembling or not results:
+            return out
+        record = self.upcoming()
+        if record is None or record.func is not func:
+            raise _Disagreement(record, f"its forward runs {func} when channels are added, where it ran {record and record.op}")
+        for dims, tensor in zip(record.dims, results, strict=True):
+            predicted = tuple(channels.size_at(dim, self.widths) for dim in dims)
+            if predicted != tuple(tensor.shape):
+                text = f"{record.op} gives shape {tuple(tensor.shape)} where its types predict {predicted}"
+                raise _Disagreement(record, text)
+        wrong = misplaced(record, args, kwargs, self.widths, self.checked)
+        if wrong:
+            raise _Disagreement(record, wrong)
+        self.position += 1
+        return out
+
+
+def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Reason]:
+    """The growing variables at the operator that disagrees: those of its operands and results, else all.
+
+    Raises:
+        CheckError: nothing at the operator grows, so refusing variables would not help.
+    """
+    record = found.record
+    types: list[Type] = []
+    if record is not None:
+        operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=_is_operand) if _is_operand(leaf)]
+        types = [dim for operand in operands for dim in operand.dims] + [dim for dims in record.dims for dim in dims]
+    blamed = {var for t in types for var in channels.variables(t) if var in plan.numbers}
+    place = Reason(found.text, record.op, record.module, record.location) if record else Reason(found.text)
+    if not blamed and record is not None:
+        blamed = _in_module(record.module, analysis, plan)
+    if not blamed:
+        blamed = set(plan.numbers)
+    return {var: place for var in blamed}
+
+
+def _in_module(path: str, analysis: Analysis, plan: Plan) -> set[Var]:
+    """Growing variables of the tensors below the nearest enclosing module that has any."""
+    while True:
+        prefix = f"{path}." if path else ""
+        found = {
+            var
+            for name, dims in analysis.tensors.items()
+            if name.startswith(prefix)
+            for dim in dims
+            for var in channels.variables(dim)
+            if var in plan.numbers
+        }
+        if found or not path:
+            return found
+        path = path.rpartition(".")[0]
+
+
+def _is_operand(leaf: Any) -> bool:
+    return isinstance(leaf, Operand)
+
+
+# -- the target, for real ------------------------------------------------------------------------------------------------
+
+
+def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
+    """Runs the target and the model on the same input, in both training modes.
+
+    Raises:
+        CheckError: an output or a buffer differs in a single bit.
+    """
+    for training in (False, True):
+        ours, theirs = copy.deepcopy(supernet), copy.deepcopy(model)
+        outputs = []
+        for net in (ours, theirs):
+            net.train(training)
+            with neutral():
+                torch.manual_seed(0)
+                args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+                outputs.append(output_tensors(net(*args, **kwargs)))
+        mode = "training" if training else "evaluation"
+        if len(outputs[0]) != len(outputs[1]) or not _equal(*outputs):
+            raise CheckError(f"the target's output in {mode} mode differs from that of {type(model).__name__}")
+        own = dict(ours.named_buffers(remove_duplicate=False))
+        named = dict(theirs.named_buffers(remove_duplicate=False))
+        if not _equal((own[name] for name in named), named.values()):
+            raise CheckError(f"the target's buffers after a pass in {mode} mode differ from those of {type(model).__name__}")
+
+
+def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
+        for a, b in zip(ours, theirs, strict=True)
+    )

@@ -1,0 +1,76 @@
+"""Extract: the plain model back out of a supernet.
+
+In: a supernet, trained or not. Out: a copy with the original classes, forwards and tensors, and nothing else; the
+supernet is not changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from netaug_fx.elastic import STATE, ModuleState
+from netaug_fx.supernet import CONTROL, load_draws, save_draws, control
+
+
+
+def extract(supernet: nn.Module) -> nn.Module:
+    """Returns the target as a plain model: the class, keys, shapes and forward of the model that was augmented.
+
+    Args:
+        supernet: What ``augment`` returned.
+
+    Raises:
+        InputError: the module is not a supernet.
+
+    Example:
+        >>> from torch import nn
+        >>> import netaug_fx
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> tiny = netaug_fx.extract(netaug_fx.augment(model, ratio=2))
+        >>> type(tiny) is type(model) and tiny.state_dict().keys() == model.state_dict().keys()
+        True
+    """
+    control(supernet)
+    memo: dict[int, Any] = {}
+    for module in supernet.modules():
+        state = module.__dict__.get(STATE)
+        if isinstance(state, ModuleState):
+            memo[id(state)] = None  # neither widths nor extra blocks are copied
+            for name in _extras(state):
+                block = module._parameters.get(name, module._buffers.get(name))
+                memo[id(block)] = None
+    memo[id(supernet.__dict__[CONTROL])] = None
+    tiny = copy.deepcopy(supernet, memo)
+    for ours, theirs in zip(supernet.modules(), list(tiny.modules()), strict=True):
+        state = ours.__dict__.get(STATE)
+        if isinstance(state, ModuleState):
+            _restore_(theirs, state)
+    del tiny.__dict__[CONTROL]
+    _remove_hooks_(tiny)
+    return tiny
+
+
+def _extras(state: ModuleState) -> list[str]:
+    return [name for tensor in state.tensors.values() for name in tensor.extras]
+
+
+def _restore_(module: nn.Module, state: ModuleState) -> None:
+    module.__class__ = type(module)._netaug_base  # type: ignore[assignment]
+    del module.__dict__[STATE]
+    for name in _extras(state):
+        module._parameters.pop(name, None)
+        module._buffers.pop(name, None)
+        module._non_persistent_buffers_set.discard(name)
+
+
+def _remove_hooks_(tiny: nn.Module) -> None:
+    """Takes off the root's state_dict hooks that ``supernet.install`` put on."""
+    for key, hook in list(tiny._state_dict_hooks.items()):
+        if hook is save_draws:
+            del tiny._state_dict_hooks[key]
+    for key, wrapped in list(tiny._load_state_dict_pre_hooks.items()):
+        if getattr(wrapped, "hook", wrapped) is load_draws:
+            del tiny._load_state_dict_pre_hooks[key]

@@ -1,0 +1,181 @@
+"""Graph: the widths that layers share, as named groups and as a networkx graph.
+
+In: an ``Analysis``. Out: one ``Group`` per free width variable, named after the module that writes it; one ``Pin`` per
+dimension that cannot grow; and the bipartite graph of tensors and groups that both can be read off.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+from torch import nn
+
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Reason, Source, Var
+from netaug_fx.passes.infer import Analysis
+
+STREAM, INNER = "stream", "inner"
+KINDS = (STREAM, INNER)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only grow together.
+
+    Attributes:
+        name: Path of the module that writes them.
+        kind: ``inner`` if one layer writes them and they stay inside a block, else ``stream``.
+        width: The original's number of channels (of heads or groups, where these grow in number).
+        choices: Widths the group may take, ascending, the original's first; that one alone before planning.
+        writers: Paths of the modules that produce the channels.
+        readers: Paths of the modules that sum over them.
+        layers: Paths of all modules that hold a tensor with these channels.
+    """
+
+    name: str
+    kind: str
+    width: int
+    choices: tuple[int, ...]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why a dimension of a tensor stays as it is."""
+
+    tensor: str
+    dim: int
+    width: int
+    reason: str
+    op: str
+    module: str
+    location: str
+
+
+def module_of(tensor: str) -> str:
+    """Path of the module that owns a parameter or buffer."""
+    return tensor.rpartition(".")[0]
+
+
+def find_groups(model: nn.Module, analysis: Analysis) -> dict[Var, Group]:
+    """The groups of a model, in the order in which their channels are first written.
+
+    A width that no weight sums over is left out: its extra channels would end in a statistic or nowhere at all.
+    """
+    members: dict[Var, list[Source]] = defaultdict(list)
+    for tensor, dims in analysis.tensors.items():
+        for index, dim in enumerate(dims):
+            for var in dict.fromkeys(channels.variables(dim)):
+                members[var].append((tensor, index))
+    written = {source: number for number, source in enumerate(analysis.writers)}
+    blocks = _blocks(model)
+    found: list[tuple[int, str, Var, Group]] = []
+    for var, sources in members.items():
+        group = _group(var, sources, analysis, blocks)
+        if group.readers:
+            first = min((written[source] for source in sources if source in written), default=len(written))
+            found.append((first, group.name, var, group))
+    found.sort(key=lambda item: item[:2])
+    return _unique_names([(var, group) for _, _, var, group in found])
+
+
+def _group(var: Var, sources: Sequence[Source], analysis: Analysis, blocks: frozenset[str]) -> Group:
+    layers = tuple(dict.fromkeys(module_of(tensor) for tensor, _ in sources))
+    writers = tuple(dict.fromkeys(analysis.writers[source] for source in sources if source in analysis.writers))
+    readers = tuple(
+        dict.fromkeys(module_of(source[0]) for source in sources if "in" in analysis.roles.get(source, frozenset()))
+    )
+    kind = INNER if len(writers) == 1 and _inside_block(layers, blocks) else STREAM
+    return Group((writers or layers)[0], kind, var.size, (var.size,), writers, readers, layers)
+
+
+def _unique_names(found: Iterable[tuple[Var, Group]]) -> dict[Var, Group]:
+    seen: Counter[str] = Counter()
+    groups = {}
+    for var, group in found:
+        name = group.name or "(model)"
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        groups[var] = Group(name, *(getattr(group, field) for field in Group.__match_args__[1:]))
+    return groups
+
+
+# -- blocks --------------------------------------------------------------------------------------------------------------
+
+
+def _blocks(model: nn.Module) -> frozenset[str]:
+    """Paths of the repeated units of a net: the outermost modules of a class that occurs more than once.
+
+    Only classes of the user's own count, with at least two weight matrices below them; the root and containers of
+    ``torch.nn`` are no blocks.
+    """
+    units = {
+        path: module
+        for path, module in model.named_modules()
+        if path and not type(module).__module__.startswith("torch.nn.") and _weight_matrices(module) >= 2
+    }
+    counts = Counter(type(module) for module in units.values())
+    repeated = [path for path, module in units.items() if counts[type(module)] > 1]
+    chosen: list[str] = []
+    for path in sorted(repeated, key=lambda path: path.count(".")):
+        if not any(_within(path, outer) for outer in chosen):
+            chosen.append(path)
+    return frozenset(chosen)
+
+
+def _weight_matrices(module: nn.Module) -> int:
+    return sum(parameter.dim() >= 2 for parameter in module.parameters())
+
+
+def _within(path: str, outer: str) -> bool:
+    return path == outer or path.startswith(outer + ".")
+
+
+def _inside_block(layers: Sequence[str], blocks: frozenset[str]) -> bool:
+    return any(all(_within(layer, block) for layer in layers) for block in blocks)
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------------
+
+
+def find_pins(analysis: Analysis, stays: Mapping[Var, Reason]) -> tuple[Pin, ...]:
+    """Every dimension of more than one element that does not grow, with the reason.
+
+    Args:
+        analysis: What ``infer`` found.
+        stays: Free widths that the plan leaves as they are, with the reason.
+    """
+    pins = []
+    for tensor, dims in analysis.tensors.items():
+        for index, dim in enumerate(dims):
+            free = list(channels.variables(dim))
+            if dim.size <= 1 or any(var not in stays for var in free):
+                continue
+            reason = stays[free[0]] if free else channels.pin_reason(dim) or Reason("it is tied to a fixed size")
+            pins.append(Pin(tensor, index, dim.size, reason.text, reason.op, reason.module, reason.location))
+    return tuple(pins)
+
+
+def dependency_graph(analysis: Analysis, groups: Mapping[Var, Group]) -> nx.DiGraph:
+    """Tensors and groups as a bipartite graph.
+
+    Nodes are ``("tensor", name)`` with ``shape`` and ``module``, and ``("group", name)`` with ``kind`` and ``width``; an
+    edge from a tensor to a group has the dimension's index as ``dim`` and its ``role`` (``in``, ``out`` or empty).
+    """
+    graph = nx.DiGraph()
+    for group in groups.values():
+        graph.add_node(("group", group.name), kind=group.kind, width=group.width)
+    for tensor, dims in analysis.tensors.items():
+        node = ("tensor", tensor)
+        graph.add_node(node, shape=tuple(dim.size for dim in dims), module=module_of(tensor))
+        for index, dim in enumerate(dims):
+            role = "/".join(sorted(analysis.roles.get((tensor, index), ())))
+            for var in dict.fromkeys(channels.variables(dim)):
+                if var in groups:
+                    graph.add_edge(node, ("group", groups[var].name), dim=index, role=role)
+    return graph

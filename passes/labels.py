@@ -1,0 +1,109 @@
+"""Labels: integers run through an operator that only moves elements, to see where the original's channels end up.
+
+The operator is run twice on integers, as the original net called it and as the widened net called it. Every element of
+the original's result must stand in the widened result exactly where the types say, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Type, Var
+from netaug_fx.passes.layout import layout_of, positions
+from netaug_fx.passes.recorder import Operand, OpRecord
+
+_MOVING = frozenset(
+    "aten::" + name
+    for name in (
+        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "split",
+        "split_with_sizes", "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle",
+        "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
+    )
+)  # fmt: skip
+_LARGEST = 1 << 21
+
+
+def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int], checked: set[Any]) -> str:
+    """What is wrong with the places of the original's elements after an operator, or an empty string.
+
+    Args:
+        record: The operator as the original net ran it.
+        args: Its positional arguments in the widened net.
+        kwargs: Its keyword arguments in the widened net.
+        widths: The widened net's widths.
+        checked: Calls that were found right already, to be added to.
+    """
+    if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
+        return ""
+    operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=_is_operand) if _is_operand(leaf)]
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if len(tensors) != len(operands) or any(t.numel() > _LARGEST or t.is_complex() for t in tensors):
+        return ""
+    key = (record.func, *(tuple(t.shape) for t in tensors), *record.dims)
+    if key in checked:
+        return ""
+    with _disable_current_modes(), torch.no_grad():
+        original, wide = _labels(operands, widths)
+        before = _leaves(_call(record.func, record.arguments, original))
+        after = _leaves(_call(record.func, (args, kwargs), wide))
+        for dims, small, large in zip(record.dims, before, after, strict=True):
+            if not torch.equal(_spread(small, dims, widths), large):
+                return f"{record.op} moves the original's channels elsewhere than its types say"
+    checked.add(key)
+    return ""
+
+
+def _labels(operands: list[Operand], widths: Mapping[Var, int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Numbers for all elements of the operands, and the same in wider tensors, whose new elements are 0."""
+    original, wide, start = [], [], 1
+    for operand in operands:
+        count = 1
+        for size in operand.shape:
+            count *= size
+        labels = torch.arange(start, start + count).reshape(operand.shape)
+        start += count
+        original.append(labels)
+        wide.append(_spread(labels, operand.dims, widths))
+    return original, wide
+
+
+def _spread(labels: Tensor, dims: tuple[Type, ...], widths: Mapping[Var, int]) -> Tensor:
+    """Puts the original's elements where the types say they sit in the wider tensor; everything else is 0."""
+    order = list(dict.fromkeys(var for dim in dims for var in channels.variables(dim)))
+    numbers = {var: number for number, var in enumerate(order)}
+    within = tuple(widths.get(var, var.size) for var in order)
+    for index, dim in enumerate(dims):
+        layout = layout_of(dim, numbers)
+        size = channels.size_at(dim, widths)
+        if size != labels.shape[index]:
+            wider = labels.new_zeros([*labels.shape[:index], size, *labels.shape[index + 1 :]])
+            labels = wider.index_copy(index, positions(layout, None, within), labels)
+    return labels
+
+
+def _call(func: Any, arguments: Any, labels: list[Tensor]) -> Any:
+    """The operator with labels in the place of its tensors, in order."""
+    remaining = iter(labels)
+    args, kwargs = pytree.tree_map(
+        lambda leaf: next(remaining) if isinstance(leaf, (Operand, Tensor)) else leaf, arguments, is_leaf=_is_operand
+    )
+    return func(*args, **kwargs)
+
+
+def _leaves(result: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _grows(dims: tuple[Type, ...], widths: Mapping[Var, int]) -> bool:
+    return any(var in widths for dim in dims for var in channels.variables(dim))
+
+
+def _is_operand(leaf: Any) -> bool:
+    return isinstance(leaf, Operand)
