@@ -1,11 +1,17 @@
 """The nets that the other tests stand on: each builds, runs, copies, and uses all its parameters."""
 
+import ast
 import copy
+import pickle
+import random
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor, nn
 
+from tests import random_nets
 from tests.wirings import CLASSES, WIRINGS, Wiring, tensors_in
 from tests.wirings.registry import register
 
@@ -106,3 +112,63 @@ def test_facts_name_parameters_of_the_net(wiring: Wiring) -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="twice"):
         register("plain_chain", nn.Identity)
+
+
+FEW_DOZEN = 40
+
+
+def test_random_nets_run_in_both_modes_and_take_gradients() -> None:
+    for number in range(FEW_DOZEN):
+        spec = random_nets.random_spec(random.Random(number))
+        model = random_nets.build(spec)
+        for batch in (2, 3):
+            for training in (True, False):
+                args, kwargs = random_nets.inputs(spec, batch)
+                output = model.train(training)(*args, **kwargs)
+                assert output.shape == (batch, CLASSES), spec
+                assert output.isfinite().all(), spec
+        model.train()(*args, **kwargs).square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients), spec
+        copied, original = copy.deepcopy(model).eval(), model.eval()
+        assert torch.equal(copied(*args, **kwargs), original(*args, **kwargs)), spec
+
+
+@pytest.mark.parametrize("kind", sorted(random_nets.KINDS))
+def test_every_kind_of_block_stands_anywhere(kind: str) -> None:
+    for number in range(12):
+        rng = random.Random(number)
+        spec = random_nets.random_spec(rng)
+        while not any(block[0] == kind for block in spec["blocks"]):
+            spec["blocks"] = [random_nets.random_block(rng), *spec["blocks"][:2]]
+        args, kwargs = random_nets.inputs(spec, 2)
+        assert random_nets.build(spec)(*args, **kwargs).isfinite().all(), spec
+
+
+@given(random_nets.random_nets())
+@settings(max_examples=FEW_DOZEN)
+def test_a_spec_is_a_literal_and_gives_one_net(spec: random_nets.Spec) -> None:
+    assert ast.literal_eval(repr(spec)) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    state = random_nets.build(spec).state_dict()
+    again = random_nets.build(ast.literal_eval(repr(spec))).state_dict()
+    assert_equal(list(state.values()), list(again.values()))
+    other = random_nets.build(spec, seed=1).state_dict()
+    assert not torch.equal(state["classifier.weight"], other["classifier.weight"])
+
+
+def test_random_nets_know_whether_they_mix() -> None:
+    plain = {"size": (4, 4), "stem": 4, "head": "mean", "blocks": [("norm", {"norm": "batch", "act": "relu"})]}
+    mixing = {**plain, "blocks": [("skip", {"body": ("norm", {"norm": "layer", "act": "relu"})})]}
+    assert not random_nets.mixes(plain)
+    assert random_nets.mixes(mixing)
+
+
+def test_a_counter_example_shrinks_to_the_block_that_matters() -> None:
+    def has_shuffle(spec: random_nets.Spec) -> bool:
+        return any(kind == "shuffle" and options["spelling"] == "literal" for kind, options in spec["blocks"])
+
+    quiet = settings(max_examples=2000, database=None, derandomize=True)
+    spec = hypothesis.find(random_nets.random_nets(), has_shuffle, settings=quiet)
+    shuffle = ("shuffle", {"groups": 2, "width": 2, "spelling": "literal", "direct": False})
+    assert spec == {"blocks": [shuffle], "size": (4, 4), "stem": 4, "head": "mean"}
