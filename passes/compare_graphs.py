@@ -10,6 +10,7 @@ are refined along the edges (equal colours are a necessary condition), and netwo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -218,7 +219,7 @@ def _order_of_mutations(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
         if schema is not None and schema.is_mutable:
             for source in node.all_input_nodes:
                 users = list(source.users)
-                for former, later in zip(users, users[1:], strict=False):
+                for former, later in itertools.pairwise(users):
                     order[later].append(former)
     return order
 
@@ -282,7 +283,7 @@ def _hash(data: bytes) -> str:
 
 
 def from_onnx(model: str | Path | onnx.ModelProto) -> LabelledGraph:
-    """The graph of an ONNX model: nodes with their attributes; weights by shape and type, integer constants by value."""
+    """The graph of an ONNX model: nodes with attributes; weights by shape and type, integers by value."""
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
     vertices: list[Vertex] = []
     versions = sorted((entry.domain, entry.version) for entry in proto.opset_import)

@@ -12,6 +12,7 @@ import gc
 import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ def _output_names(flat: FlatModel, inputs: tuple[Tensor, ...]) -> tuple[str, ...
 
 
 def _restore_names(proto: onnx.ModelProto) -> None:
-    """Gives the weights the names they have in the model's state_dict."""
+    """Gives the weights the names they have in the model's state_dict, and the free dimension the name "batch"."""
     names = {tensor.name for tensor in proto.graph.initializer}
     taken = {value for node in proto.graph.node for value in node.output} | {entry.name for entry in proto.graph.input}
     new = {name: name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)}
@@ -233,6 +234,14 @@ def _restore_names(proto: onnx.ModelProto) -> None:
                     rename(child)
 
     rename(proto.graph)
+    first = [entry.type.tensor_type.shape.dim for entry in proto.graph.input]
+    symbols = {dims[0].dim_param for dims in first if dims and dims[0].dim_param}
+    if len(symbols) == 1:  # torch.export's own symbol, such as s77, alone or in expressions
+        symbol = re.compile(rf"\b{re.escape(symbols.pop())}\b")
+        for entry in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+            for dim in entry.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_param = symbol.sub("batch", dim.dim_param)
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:
