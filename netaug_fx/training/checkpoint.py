@@ -1,0 +1,228 @@
+"""What a run needs to go on as if it had never stopped, and reading weights without running code.
+
+Checkpoints hold tensors, numbers, strings, lists and dicts only, so ``torch.load(weights_only=True)`` reads them: a
+checkpoint from a stranger can do no harm. They are written under a temporary name and then renamed, so whatever
+happens while writing, the last complete one stays.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from netaug_fx.atomic import atomic_open
+from netaug_fx.errors import CheckpointError, RunError
+
+FORMAT = 1
+
+
+@dataclass
+class ArmState:
+    """The state of one arm of a run, between two steps.
+
+    Attributes:
+        arm: ``baseline`` or ``netaug``.
+        fingerprint: identifies settings and net; a checkpoint of another run does not have it.
+        weights: the net's ``state_dict``; for a supernet it includes the generator of the widths.
+        optimizer: the optimizer's ``state_dict``.
+        epoch: epochs completed.
+        batch: batches taken of the epoch that is under way.
+        step: optimizer steps in all; the learning rate follows from it.
+        sums: running sums of that epoch, float64.
+        history: one row of metrics for each completed epoch.
+        rng: states of the random number generators, as tensors.
+        data_order: seed, epoch and batch that the order of the images follows from.
+        seconds: time spent so far.
+    """
+
+    arm: str
+    fingerprint: str
+    weights: dict[str, Any]
+    optimizer: dict[str, Any]
+    epoch: int
+    batch: int
+    step: int
+    sums: Tensor
+    history: list[dict[str, float]]
+    rng: dict[str, Any]
+    data_order: dict[str, int]
+    seconds: float
+    format: int = field(default=FORMAT)
+
+
+def save_state(state: ArmState, path: Path) -> None:
+    """Write ``state`` to ``path``; a complete file or none.
+
+    Raises:
+        RunError: the file cannot be written; what was there before is untouched.
+    """
+    content = {item.name: getattr(state, item.name) for item in fields(state)}
+    with writing(path), atomic_open(path) as stream:
+        torch.save(content, stream)
+
+
+def load_state(path: Path, arm: str, fingerprint: str) -> ArmState:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CheckpointError: the file is truncated, holds more than plain data, or belongs to another run.
+    """
+    content = _torch_load(path)
+    names = {item.name for item in fields(ArmState)}
+    if not isinstance(content, dict) or set(content) != names:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a training run. Expected a file that `netaug-fx train` wrote."
+        )
+    state = ArmState(**content)
+    if state.format != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {state.format}, this version of netaug_fx reads format {FORMAT}. "
+            "Resume with the version that wrote it."
+        )
+    if (state.arm, state.fingerprint) != (arm, fingerprint):
+        raise CheckpointError(
+            f"{path} belongs to another run: its arm is {state.arm!r} (expected {arm!r}), and settings or net differ "
+            "from config.yaml beside it. Start a new run with --out, or bring back the file's own config.yaml."
+        )
+    return state
+
+
+def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a net's tensors as safetensors, with ``metadata`` (JSON values) in the file's header.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    # Tied weights are written once for each name: safetensors refuses memory that is shared.
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+    header = {key: json.dumps(value) for key, value in metadata.items()}
+    with writing(path), atomic_open(path) as stream:
+        stream.write(safetensors_bytes(tensors, metadata=header))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a ``.safetensors`` file, or the ``state_dict`` in a ``.pt`` file (no metadata).
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or holds more than tensors.
+    """
+    if path.suffix != ".safetensors":
+        content = _torch_load(path)
+        if isinstance(content, dict) and isinstance(content.get("weights"), dict):
+            content = content["weights"]
+        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+            raise CheckpointError(f"{path} holds no state_dict. Save one with torch.save(model.state_dict(), path).")
+        return dict(content), {}
+    _require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no safetensors file: {error}. Write or download it anew."
+        ) from None
+    except json.JSONDecodeError:
+        raise CheckpointError(
+            f"{path} was not written by netaug_fx: its metadata is not JSON. Load it with safetensors.torch and save "
+            "the tensors with torch.save instead."
+        ) from None
+    return tensors, metadata
+
+
+def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Load ``tensors`` from ``path`` into ``model``, whose name is ``name``.
+
+    Raises:
+        CheckpointError: keys or shapes differ, so the file is of another model; the message shows the first ones.
+    """
+    own = model.state_dict()
+    differences = [
+        *(f"{key} is missing in the file" for key in own if key not in tensors),
+        *(f"{key} is not in the model" for key in tensors if key not in own),
+        *(
+            f"{key} has shape {list(tensors[key].shape)} in the file, {list(own[key].shape)} in the model"
+            for key in own
+            if key in tensors and own[key].shape != tensors[key].shape
+        ),
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more differences" if len(differences) > 3 else ""
+        raise CheckpointError(
+            f"{path} is of another model than {name}: {'; '.join(differences[:3])}{more}. "
+            "Give the model it was saved from with --model (and its --num-classes)."
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def _torch_load(path: Path) -> Any:
+    _require_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch puts its general advice below the first lines; loading without weights_only would run the code.
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise CheckpointError(
+            f"{path} holds more than plain tensors, and loading it could run code: {reason.strip() or 'refused'}. "
+            "Save a state_dict, or use a .safetensors file."
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint: {str(error).splitlines()[0]}. Use another one, or start a new run."
+        ) from None
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` such as a full disk into a `RunError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error}. Nothing half-written remains and the last complete checkpoint is "
+            "kept. Free some space, then continue with --resume."
+        ) from error
+
+
+def rng_state() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's global generators, as tensors and numbers."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_version": version,
+        "python_gauss": gauss,
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_rest": [int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back to where `rng_state` found them."""
+    random.setstate((state["python_version"], tuple(state["python"].tolist()), state["python_gauss"]))
+    position, has_gauss, cached = state["numpy_rest"]
+    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,172 @@
+"""From a name on the command line to a net: the zoo, timm, or a function in the user's own file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netaug_fx import models
+from netaug_fx.errors import InputError
+
+
+def load_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build the net that ``name`` stands for.
+
+    Args:
+        name: zoo name, ``timm:NAME``, or ``path/to/file.py:function``. A function in a file is given those of
+            ``num_classes`` and ``in_channels`` that it has parameters for.
+        num_classes: outputs of the classifier; None leaves them to the net.
+        in_channels: channels of the images; None leaves them to the net.
+        kwargs: more arguments for the function that builds the net.
+
+    Raises:
+        InputError: no such name, file or function; or what it gives is not a ``torch.nn.Module``.
+    """
+    extra = dict(kwargs or {})
+    in_channels_name = "in_chans" if name.startswith("timm:") else "in_channels"
+    asked = {"num_classes": num_classes, in_channels_name: in_channels}
+    offered = {key: value for key, value in asked.items() if value is not None}
+    if name.startswith("timm:"):
+        return _from_timm(name.removeprefix("timm:"), {**offered, **extra})
+    if ".py:" in name:
+        return _from_file(name, offered, extra)
+    if name.endswith(".py"):
+        raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
+    return models.create(name, **{**offered, **extra})
+
+
+def natural_input_shape(net: nn.Module) -> tuple[int, ...] | None:
+    """``(channels, height, width)`` that a net was made for, where it says so.
+
+    The zoo's nets have ``example_input_shape``, timm's have ``default_cfg``.
+    """
+    shape = getattr(net, "example_input_shape", None)
+    config = getattr(net, "default_cfg", None)
+    if shape is None and isinstance(config, Mapping):
+        shape = config.get("input_size")
+    return tuple(int(size) for size in shape) if isinstance(shape, tuple | list) else None
+
+
+def check_outputs(model: nn.Module, images: Tensor, classes: int, name: str) -> None:
+    """Run ``model`` once in eval mode and compare its output with the number of classes.
+
+    Raises:
+        InputError: the net cannot take the images, or does not give one tensor ``[batch, classes]``.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"model {name} cannot take images of shape {list(images.shape)}: {error}. "
+            "Give another --image-size, or a model for these channels."
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"model {name} returns a {type(output).__name__}; expected one tensor of logits. "
+            "Wrap it in a module that returns the logits."
+        )
+    if output.shape != (len(images), classes):
+        raise InputError(
+            f"model {name} gives an output of shape {list(output.shape)} for {len(images)} images; the data has "
+            f"{classes} classes, so [{len(images)}, {classes}] was expected. Let the function take num_classes, or set "
+            "it under model.kwargs in --config."
+        )
+
+
+def _from_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise InputError(f"--model timm:{name} needs timm: pip install timm") from None
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise InputError(f"timm has no model {name!r}.{_did_you_mean(name, known)}")
+    try:
+        return _as_module(timm.create_model(name, **kwargs), f"timm:{name}")
+    except TypeError as error:
+        raise InputError(f"timm:{name} does not take these arguments: {error}. See model.kwargs.") from error
+
+
+def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) -> nn.Module:
+    """Call ``function`` of ``path/to/file.py:function`` with what it has parameters for."""
+    file_name, _, function_name = spec.rpartition(":")
+    file = Path(file_name)
+    if not file.is_file():
+        raise InputError(f"--model {spec}: there is no file {file}. Give path/to/file.py:function.")
+    module = _import_file(file)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = [name for name, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
+        raise InputError(
+            f"--model {spec}: {file} has no function {function_name!r}.{_did_you_mean(function_name, own)}"
+        )
+    arguments = {key: value for key, value in offered.items() if _takes(function, key)} | dict(extra)
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"--model {spec} cannot be called: {error}. Give the arguments under model.kwargs in --config, or defaults."
+        ) from None
+    return _as_module(function(**arguments), spec)
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a user's file under a name of its own; files beside it can be imported by it, as in a script."""
+    path = file.resolve()
+    name = f"netaug_fx_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is no Python file.")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    # Tracing and pickling look the module up by its name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(
+            f"{file} cannot be imported: {type(error).__name__}: {error}. (--debug shows where.)"
+        ) from error
+    return module
+
+
+def _takes(function: Callable[..., Any], parameter: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(item.name == parameter or item.kind is item.VAR_KEYWORD for item in parameters)
+
+
+def _as_module(value: object, name: str) -> nn.Module:
+    if not isinstance(value, nn.Module):
+        raise InputError(f"--model {name} gives a {type(value).__name__}; expected a torch.nn.Module.")
+    return value
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    return f" It has {', '.join(known[:10])}." if known else ""

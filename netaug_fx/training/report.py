@@ -1,0 +1,194 @@
+"""``report.json`` for programs and ``report.html`` for people: what a run did, and what its result is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import torch
+from torch import nn
+
+from netaug_fx.atomic import write_text
+from netaug_fx.training.checkpoint import writing
+from netaug_fx.training.config import TrainConfig
+from netaug_fx.training.data import Task
+from netaug_fx.training.group_picture import draw
+from netaug_fx.training.plots import accuracy_curves, loss_curves
+
+if TYPE_CHECKING:
+    from netaug_fx.passes.graph import Group, Pin
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """How an arm ended: one row of metrics for each epoch, optimizer steps, and time spent."""
+
+    history: Sequence[Mapping[str, float]]
+    steps: int
+    seconds: float
+
+
+def make_report(
+    config: TrainConfig,
+    task: Task,
+    arms: Mapping[str, ArmResult],
+    *,
+    groups: Sequence[Group],
+    pins: Sequence[Pin],
+    macs: Mapping[str, Any],
+    verification: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything the page shows, as JSON values; ``seconds`` is the only one that differs between equal runs."""
+    results = {
+        name: {
+            "steps": arm.steps,
+            "val_accuracy": arm.history[-1]["val_accuracy"],
+            "val_loss": arm.history[-1]["val_loss"],
+            "train_accuracy": arm.history[-1]["train_accuracy"],
+            "train_loss": arm.history[-1]["train_loss"],
+            "best_val_accuracy": max(row["val_accuracy"] for row in arm.history),
+            "history": [dict(row) for row in arm.history],
+        }
+        for name, arm in arms.items()
+    }
+    return {
+        "format": FORMAT,
+        "versions": {"netaug_fx": package_version(), "torch": torch.__version__},
+        "model": config.model.name,
+        "data": {
+            "name": task.name,
+            "train_images": len(task.train.labels),
+            "val_images": len(task.val.labels),
+            "classes": list(task.classes),
+            "channels": task.channels,
+            "image_size": task.image_size,
+            "mean": list(task.mean),
+            "std": list(task.std),
+        },
+        "config": config.model_dump(mode="json"),
+        "arms": results,
+        "comparison": compare(results, len(task.val.labels)),
+        "groups": [dataclasses.asdict(group) for group in groups],
+        "pins": [dataclasses.asdict(pin) for pin in pins],
+        "macs": dict(macs),
+        "verification": dict(verification),
+        "seconds": {name: round(arm.seconds, 1) for name, arm in arms.items()},
+    }
+
+
+def compare(results: Mapping[str, Mapping[str, Any]], images: int) -> dict[str, Any] | None:
+    """The difference between the arms, and how much of it one run can tell; None where there is one arm.
+
+    The margin is 1.96 standard errors of the difference of two proportions on ``images`` images each. Both arms see
+    the same images, so it errs on the side of calling a difference noise.
+    """
+    if not {"baseline", "netaug"} <= set(results):
+        return None
+    baseline, netaug = results["baseline"]["val_accuracy"], results["netaug"]["val_accuracy"]
+    variance = (baseline * (1 - baseline) + netaug * (1 - netaug)) / images
+    difference = round((netaug - baseline) * images)
+    return {
+        "gain": netaug - baseline,
+        "images": difference,
+        "margin": 1.96 * math.sqrt(variance),
+        "within_noise": abs(netaug - baseline) <= 1.96 * math.sqrt(variance),
+        "better": "neither" if difference == 0 else "netaug" if difference > 0 else "baseline",
+    }
+
+
+def verdict(comparison: Mapping[str, Any] | None, val_images: int) -> str:
+    """The comparison in words, whichever arm is ahead."""
+    if comparison is None:
+        return "One arm was trained, so there is nothing to compare."
+    images = abs(comparison["images"])
+    if comparison["better"] == "neither":
+        lead = f"Both arms end with the same accuracy on the {val_images} validation images."
+    else:
+        ahead, behind = ("NetAug", "the baseline") if comparison["better"] == "netaug" else ("The baseline", "NetAug")
+        lead = (
+            f"{ahead} ends {abs(comparison['gain']) * 100:.2f} points above {behind}: "
+            f"{images} more of {val_images} validation images right."
+        )
+    margin = f"{comparison['margin'] * 100:.1f} points"
+    if comparison["within_noise"]:
+        return (
+            f"{lead} With one seed, differences below about {margin} are within chance, so this run does not rank them."
+        )
+    return f"{lead} With one seed, differences up to about {margin} would be within chance; this one is larger."
+
+
+def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *, groups: Any, pins: Any) -> None:
+    """Write ``report.json`` and ``report.html`` into ``folder``.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    with writing(folder / "report.json"):
+        write_text(folder / "report.json", json.dumps(facts, indent=1) + "\n")
+    history = {name: arm["history"] for name, arm in facts["arms"].items()}
+    config = facts["config"]
+    phase_change = round(config["optim"]["epochs"] * config["netaug"]["stream_fraction"]) if groups else None
+    page = (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            **facts,
+            verdict=verdict(facts["comparison"], facts["data"]["val_images"]),
+            accuracy_plot=accuracy_curves(history, phase_change),
+            loss_plot=loss_curves(history, phase_change),
+            picture=draw(original, groups, pins),
+            config_yaml=TrainConfig.model_validate(config).to_yaml(),
+        )
+    )
+    with writing(folder / "report.html"):
+        write_text(folder / "report.html", page)
+
+
+def inspection_page(name: str, model: nn.Module, groups: Sequence[Group], pins: Sequence[Pin]) -> str:
+    """The page of ``netaug-fx inspect --html``: the widths, the picture and the pins of a plain model."""
+    return (
+        _templates()
+        .get_template("inspect.html.j2")
+        .render(
+            model=name,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            groups=[dataclasses.asdict(group) for group in groups],
+            pins=[dataclasses.asdict(pin) for pin in pins],
+            picture=draw(model, groups, pins),
+        )
+    )
+
+
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = lambda value: f"{value:.1%}"
+    environment.filters["si"] = si
+    environment.filters["short_path"] = lambda location: "/".join(Path(location).parts[-2:])
+    return environment
+
+
+def si(value: float) -> str:
+    """A count with the unit that gives it one to three digits before the point: 23.5M, 5.43k, 12."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
+    return f"{value:g}"
+
+
+def package_version() -> str:
+    """This package's version; ``source`` where it runs from a folder without being installed."""
+    try:
+        return version("netaug_fx")
+    except PackageNotFoundError:
+        return "source"

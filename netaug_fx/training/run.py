@@ -1,0 +1,242 @@
+"""The whole main job: train the arms, extract the tiny net, export it, verify it, and write the report.
+
+A run folder holds::
+
+    config.yaml           the resolved settings
+    metrics.csv           one row for each arm and epoch
+    checkpoints/ARM.pt    to resume from
+    tiny.safetensors      the tiny net's weights (of the arm ``netaug`` where it was trained)
+    baseline.safetensors  the baseline's weights
+    tiny.onnx             the tiny net for other runtimes
+    report.json           what the page shows, for programs
+    report.html           one page that needs no network
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from accelerate.accelerator import Accelerator
+from torch import Tensor, nn
+
+import netaug_fx
+from netaug_fx.atomic import write_text
+from netaug_fx.errors import RunError
+from netaug_fx.passes.macs import count
+from netaug_fx.passes.onnx_export import export_onnx
+from netaug_fx.passes.verify import verify
+from netaug_fx.training.checkpoint import save_weights, writing
+from netaug_fx.training.config import TrainConfig, load_config
+from netaug_fx.training.data import Task, load_task
+from netaug_fx.training.engine import Arm, build_net, train_arm
+from netaug_fx.training.interrupt import StopRequest
+from netaug_fx.training.model_loading import check_outputs, load_model, natural_input_shape
+from netaug_fx.training.progress import make_progress
+from netaug_fx.training.report import ArmResult, make_report, verdict, write_report
+
+METRICS = (
+    "arm",
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "augmented_loss",
+    "val_loss",
+    "val_accuracy",
+)
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """``runs/<model>-<data>-<timestamp>``, with a number at the end where two runs start in one second."""
+    words = [config.model.name.rsplit(":", 1)[-1], Path(config.data.name).resolve().name]
+    slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word) for word in words)
+    base = Path("runs") / f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (base.with_name(f"{base.name}-{n}") if n else base for n in range(1000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def start(config: TrainConfig, folder: Path | None = None) -> Path:
+    """Train in a new folder and return it.
+
+    Raises:
+        RunError: the folder exists, cannot be written, the loss diverged, or the run was interrupted.
+        InputError: model or settings cannot be used.
+        DataError: the images cannot be used.
+    """
+    folder = folder or default_folder(config)
+    if folder.exists():
+        raise RunError(
+            f"run folder {folder} exists, and nothing is overwritten. Give another --out, or continue that run with "
+            f"--resume {folder}."
+        )
+    # Everything that can be wrong with the request is found before a folder is made.
+    task = prepare(config)
+    accelerator: Any = Accelerator(cpu=config.device == "cpu")
+    if accelerator.is_main_process:
+        with writing(folder):
+            (folder / "checkpoints").mkdir(parents=True)
+            write_text(folder / "config.yaml", config.to_yaml())
+    accelerator.wait_for_everyone()
+    return _work(config, task, folder, accelerator)
+
+
+def resume(folder: Path) -> Path:
+    """Continue a run that was interrupted or killed; a finished one only gets its last files written again.
+
+    Raises:
+        RunError: the folder is no run.
+        CheckpointError: a checkpoint in it cannot be used.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise RunError(
+            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
+            "wrote."
+        )
+    config = load_config(folder / "config.yaml")
+    with writing(folder):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        # A kill while writing leaves the temporary file behind that would have been renamed.
+        for leftover in folder.rglob(".*.tmp*"):
+            leftover.unlink()
+    return _work(config, prepare(config), folder, Accelerator(cpu=config.device == "cpu"))
+
+
+def prepare(config: TrainConfig) -> Task:
+    """Load the images and try the net on two of them.
+
+    Raises:
+        InputError: the net does not exist, cannot take the images, or its outputs do not match the classes.
+        DataError: the images cannot be used.
+    """
+    data = config.data
+    if data.image_size is None and data.name != "digits":
+        shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
+        data = data.model_copy(update={"image_size": shape and shape[-1]})
+    task = load_task(data, config.seed)
+    check_outputs(build_net(config, task, "baseline"), task.example(), len(task.classes), config.model.name)
+    return task
+
+
+def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Path:
+    """Train the arms one after the other, then finish the run on the main process."""
+    arms: list[Arm] = []
+    with make_progress(main_process=accelerator.is_main_process) as progress:
+        progress.message(
+            f"{config.model.name} on {task.name}: {len(task.train.labels)} training and {len(task.val.labels)} "
+            f"validation images, {len(task.classes)} classes; run folder {folder}"
+        )
+        with StopRequest() as stop:
+            for name in config.active_arms:
+                net = build_net(config, task, name)
+                arm = Arm(name, config, task, accelerator, net, folder / "checkpoints" / f"{name}.pt")
+                arm.restore()
+                arms.append(arm)
+                train_arm(arm, progress, stop, on_epoch=lambda: write_metrics(arms, folder))
+        if accelerator.is_main_process:
+            progress.message("extracting, exporting and verifying the tiny net")
+            facts = finish(config, task, folder, arms)
+            progress.message(summary(facts, folder))
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -> dict[str, Any]:
+    """Extract, save, export, verify, and write the report.
+
+    Returns:
+        What ``report.json`` holds.
+    """
+    write_metrics(arms, folder)
+    nets = {arm.name: _plain(arm) for arm in arms}
+    supernet: Any = next((arm.net for arm in arms if arm.name == "netaug"), None)
+    tiny = nets["netaug"] if "netaug" in nets else nets["baseline"]
+    original = build_net(config, task, "baseline")
+    example = task.example()
+    metadata = weights_metadata(config, task)
+    save_weights(tiny, folder / "tiny.safetensors", metadata)
+    if "baseline" in nets:
+        save_weights(nets["baseline"], folder / "baseline.safetensors", metadata)
+    with writing(folder / "tiny.onnx"):
+        export_onnx(tiny, folder / "tiny.onnx", (example,), opset=config.opset)
+    verification = verify(tiny, original, (example,))
+    groups, pins = ((), ()) if supernet is None else (supernet.groups, supernet.pins)
+    facts = make_report(
+        config,
+        task,
+        {arm.name: ArmResult(arm.history, arm.step, arm.seconds) for arm in arms},
+        groups=groups,
+        pins=pins,
+        macs=_costs(tiny, original, supernet, example[:1]),
+        verification=verification.to_dict(),
+    )
+    write_report(facts, original, folder, groups=groups, pins=pins)
+    return facts
+
+
+def summary(facts: Mapping[str, Any], folder: Path) -> str:
+    """What a run came to, in a few lines for the terminal."""
+    arms = ", ".join(f"{name} {arm['val_accuracy']:.1%}" for name, arm in facts["arms"].items())
+    passed = facts["verification"]["passed"]
+    return "\n".join(
+        [
+            f"validation accuracy: {arms}",
+            verdict(facts["comparison"], facts["data"]["val_images"]),
+            f"tiny net: {facts['macs']['tiny']['macs']:,} MACs, {facts['macs']['tiny']['params']:,} parameters; "
+            f"verified against the original: {'yes' if passed else 'NO, see the report'}",
+            f"report: {folder / 'report.html'}",
+        ]
+    )
+
+
+def weights_metadata(config: TrainConfig, task: Task) -> dict[str, Any]:
+    """What someone with only the weights file needs to build the net and feed it."""
+    return {
+        "model": config.model.name,
+        "model_kwargs": config.model.kwargs,
+        "num_classes": len(task.classes),
+        "in_channels": task.channels,
+        "image_size": task.image_size,
+        "classes": list(task.classes),
+        "mean": list(task.mean),
+        "std": list(task.std),
+    }
+
+
+def write_metrics(arms: Sequence[Arm], folder: Path) -> None:
+    """Write ``metrics.csv`` anew from the arms' histories."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, METRICS, lineterminator="\n")
+    writer.writeheader()
+    for arm in arms:
+        writer.writerows({"arm": arm.name, **row} for row in arm.history)
+    with writing(folder / "metrics.csv"):
+        write_text(folder / "metrics.csv", stream.getvalue())
+
+
+def _plain(arm: Arm) -> nn.Module:
+    """The arm's net as plain PyTorch on the CPU, in eval mode."""
+    net = arm.net.cpu()
+    return (netaug_fx.extract(net) if arm.name == "netaug" else net).eval()
+
+
+def _costs(tiny: nn.Module, original: nn.Module, supernet: Any, image: Tensor) -> dict[str, Any]:
+    """MACs and parameters of the nets of a run, for one image."""
+    costs = {"tiny": count(tiny, image), "original": count(original, image)}
+    if supernet is not None:
+        with supernet.augmented(supernet.widest):
+            costs["widest"] = count(supernet, image)
+    leaves = {path for path, module in original.named_modules() if not list(module.children())}
+    by_layer = {path: macs for path, macs in costs["tiny"].by_module.items() if path in leaves and macs}
+    return {
+        **{name: {"macs": cost.macs, "params": cost.params} for name, cost in costs.items()},
+        "by_layer": by_layer,
+        "largest_layer": max(by_layer.values(), default=1),
+        "includes": costs["tiny"].includes,
+    }
