@@ -9,6 +9,7 @@ its rewritten form. The swap is undone exactly by ``passes.extract``.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.passes.layout import Layout, Widths, select, size
+from netaug_fx.passes.layout import Layout, Widths, select, shape, size
 
 STATE = "_netaug"
 PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
@@ -44,6 +45,8 @@ class Active:
         widest: The largest width of every group.
         statistics: Norm statistics to use in augmented mode, by buffer name; None for batch statistics. A missing one
             is made on first use, at the active width.
+        assembling: True while a tensor is put together, so that whoever watches operators can look away.
+        shapes_only: Give tensors of the right shape without assembling them (for runs on fake tensors).
     """
 
     def __init__(self, widest: Widths) -> None:
@@ -51,6 +54,7 @@ class Active:
         self.widest = widest
         self.statistics: dict[str, Tensor] | None = None
         self.assembling = False
+        self.shapes_only = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,10 @@ class ModuleState:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModuleState:
+        # all but the active widths is immutable, and shared
+        return ModuleState(copy.deepcopy(self.active, memo), self.tensors, self.integers, self.sizes, self.forwards)
+
     def size(self, index: int) -> int:
         """The size that a rewritten forward asks for, at the active widths."""
         return size(self.sizes[index], self.active.widths)
@@ -168,6 +176,8 @@ def _current(module: nn.Module, name: str) -> Any:
         return _statistic(base, tensor, active)
     active.assembling = True
     try:
+        if tensor.dims and active.shapes_only:
+            return base.new_empty(shape(tensor.layouts, active.widths))
         if tensor.dims:
             return assemble(base, [registered[extra] for extra in tensor.extras], tensor, active.widths, active.widest)
         return base.clone() if tensor.kind == MUTATED else base
@@ -180,9 +190,8 @@ def _statistic(base: Tensor, tensor: ElasticTensor, active: Active) -> Tensor | 
         return None
     if tensor.full_name not in active.statistics:
         active.assembling = True
-        shape = [size(layout, active.widths) for layout in tensor.layouts]
         start = torch.ones if tensor.name.endswith("var") else torch.zeros
-        active.statistics[tensor.full_name] = start(shape, dtype=base.dtype, device=base.device)
+        active.statistics[tensor.full_name] = start(shape(tensor.layouts, active.widths), dtype=base.dtype, device=base.device)
         active.assembling = False
     return active.statistics[tensor.full_name]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from netaug_fx.errors import InputError, TraceError
-from netaug_fx.passes.infer import Inputs, neutral
+from netaug_fx.errors import InputError
+from netaug_fx.passes.infer import Inputs, dry_run
 
 _COMMON_SIZES = {1: (64, 256, 1024), 2: (64, 224, 32, 28, 8, 299), 3: (16, 32, 64)}
 
@@ -50,9 +51,12 @@ def find_example_inputs(model: nn.Module) -> Inputs:
         InputError: none of these gives an input that the model runs on.
     """
     failure = ""
-    for candidate in _candidates(model):
+    declared = next(_declared(model), None)
+    if declared is not None:
+        return declared
+    for candidate in _guessed(model):
         try:
-            _try(model, candidate)
+            dry_run(model, candidate)
         except Exception as error:  # the next candidate may fit; the last failure is reported
             failure = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
@@ -92,23 +96,28 @@ def checked_model(model: Any) -> nn.Module:
     return model
 
 
-def _candidates(model: nn.Module) -> Iterator[Inputs]:
-    device, dtype = torch.device("cpu"), torch.float32
-    for parameter in model.parameters():
-        if parameter.dtype.is_floating_point:
-            device, dtype = parameter.device, parameter.dtype
-            break
+def _declared(model: nn.Module) -> Iterator[Inputs]:
     declared = getattr(model, "example_input_array", None)
     if declared is not None:
         yield normalise_inputs(declared)
     shape = getattr(model, "example_input_shape", None) or _timm_shape(model)
     if shape is not None:
-        yield (torch.randn(2, *shape, device=device, dtype=dtype),), {}
+        yield (_random(model, shape),), {}
     dummy = getattr(model, "dummy_inputs", None)
     if isinstance(dummy, Mapping):
         yield (), dict(dummy)
-    for first in _first_shapes(model):
-        yield (torch.randn(2, *first, device=device, dtype=dtype),), {}
+
+
+def _guessed(model: nn.Module) -> Iterator[Inputs]:
+    for shape in _first_shapes(model):
+        yield (_random(model, shape),), {}
+
+
+def _random(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """A batch of two: training-mode norms need more than one value a channel."""
+    first = next((p for p in model.parameters() if p.dtype.is_floating_point), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *shape, generator=generator).to(device=first.device, dtype=first.dtype)
 
 
 def _timm_shape(model: nn.Module) -> tuple[int, ...] | None:
@@ -133,22 +142,6 @@ def _first_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
             return
 
 
-def _try(model: nn.Module, inputs: Inputs) -> None:
-    """Runs the model on a fake copy of the input: no arithmetic, and nothing in the model changes.
-
-    Raises:
-        TraceError: the model fails on them.
-    """
-    from netaug_fx.passes.infer import dry_run
-
-    with neutral():
-        dry_run(model, inputs)
-
-
 def _tensors(inputs: Any) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
-
-__all__ = ["TraceError", "checked_model", "find_example_inputs", "normalise_inputs", "resolve_inputs"]

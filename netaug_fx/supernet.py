@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,11 @@ class Control:
         self.seed = seed
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Control:
+        twin = Control(copy.deepcopy(self.active, memo), self.groups, self.pins, self.seed)
+        twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
+        return twin
 
     def sample(self, kinds: Sequence[str] | set[str] | None = None) -> dict[str, int]:
         """Draws a width for every group, uniform and independent; kinds not listed keep the target's."""

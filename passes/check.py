@@ -46,74 +46,62 @@ def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *
     Returns:
         Variables that must stay as they are, with reasons; empty if every operator agrees with the prediction.
     """
-    generator = random.Random(seed)
-    drawn = [
-        plan.base,
-        plan.widest,
-        *(tuple(generator.randint(g.width, g.choices[-1]) for g in plan.groups) for _ in range(2)),
-    ]
-    checked: set[Any] = set()
-    for number, widths in enumerate(drawn):
-        training = number == 1
-        try:
-            _run(supernet, analysis.operators[training], plan, inputs, widths, training, checked)
-        except _Disagreement as found:
-            return _blame(found, analysis, plan)
-    return {}
-
-
-def _run(
-    supernet: nn.Module,
-    expected: tuple[OpRecord, ...],
-    plan: Plan,
-    inputs: Inputs,
-    widths: Widths,
-    training: bool,
-    checked: set[Any],
-) -> None:
     try:
-        _run_on(supernet, expected, plan, inputs, widths, training, checked, fake=True)
+        return _Checking(supernet, analysis, plan, inputs, fake=True).run(seed)
     except (DataDependentOutputException, DynamicOutputShapeException):
-        _run_on(supernet, expected, plan, inputs, widths, training, checked, fake=False)
+        return _Checking(supernet, analysis, plan, inputs, fake=False).run(seed)
 
 
-def _run_on(
-    supernet: nn.Module,
-    expected: tuple[OpRecord, ...],
-    plan: Plan,
-    inputs: Inputs,
-    widths: Widths,
-    training: bool,
-    checked: set[Any],
-    fake: bool,
-) -> None:
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    memo: dict[int, Any] = {}
-    if fake_mode is not None:
-        for tensor in [*supernet.parameters(), *supernet.buffers()]:
-            memo[id(tensor)] = fake_mode.from_tensor(tensor, static_shapes=True)
-    running = copy.deepcopy(supernet, memo)
-    state: ModuleState = running.__dict__[STATE]
-    active = state.active
-    running.train(training)
-    widths_by_var = {var: widths[number] for var, number in plan.numbers.items()}
-    mode = _Compare(active, expected, widths_by_var, checked)
-    with neutral(fast_paths=False), ExitStack() as stack:
-        stack.enter_context(fake_mode or nullcontext())
-        args, kwargs = pytree.tree_map_only(
-            Tensor, lambda t: fake_mode.from_tensor(t, static_shapes=True) if fake_mode else t.clone(), inputs
-        )
-        active.widths, active.statistics = widths, {}
-        stack.enter_context(mode)
-        try:
-            running(*args, **kwargs)
-        except (_Disagreement, DataDependentOutputException, DynamicOutputShapeException):
-            raise
-        except Exception as error:
-            text = f"its forward fails when channels are added: {type(error).__name__}: {error}"
-            raise _Disagreement(mode.upcoming(), text) from error
-    if mode.position != len(expected):
-        raise _Disagreement(mode.upcoming(), "its forward runs other operators when channels are added")
+class _Checking:
+    """One copy of the supernet, on fake tensors where its control flow allows, run at several widths."""
+
+    def __init__(self, supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, fake: bool) -> None:
+        self.analysis = analysis
+        self.plan = plan
+        self.inputs = inputs
+        self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        memo: dict[int, Any] = {}
+        if self.fake_mode is not None:
+            for tensor in [*supernet.parameters(), *supernet.buffers()]:
+                memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        self.running = copy.deepcopy(supernet, memo)
+        state: ModuleState = self.running.__dict__[STATE]
+        self.active = state.active
+        self.active.shapes_only = fake
+        self.found_right: set[Any] = set()
+
+    def run(self, seed: int) -> dict[Var, Reason]:
+        generator = random.Random(seed)
+        between = tuple(generator.randint(group.width, group.choices[-1]) for group in self.plan.groups)
+        for widths, training in ((self.plan.base, False), (self.plan.widest, True), (between, False)):
+            try:
+                self._run_at(widths, training)
+            except _Disagreement as found:
+                return _blame(found, self.analysis, self.plan)
+        return {}
+
+    def _run_at(self, widths: Widths, training: bool) -> None:
+        expected = self.analysis.operators[training]
+        self.running.train(training)
+        by_variable = {var: widths[number] for var, number in self.plan.numbers.items()}
+        mode = _Compare(self.active, expected, by_variable, self.found_right)
+        with neutral(fast_paths=False), ExitStack() as stack:
+            stack.enter_context(self.fake_mode or nullcontext())
+            args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
+            self.active.widths, self.active.statistics = widths, {}
+            stack.enter_context(mode)
+            try:
+                self.running(*args, **kwargs)
+            except (_Disagreement, DataDependentOutputException, DynamicOutputShapeException):
+                raise
+            except Exception as error:  # the user's code may fail in any way on a width it was not written for
+                text = f"its forward fails when channels are added: {type(error).__name__}: {error}"
+                raise _Disagreement(mode.upcoming(), text) from error
+        if mode.position != len(expected):
+            raise _Disagreement(mode.upcoming(), "its forward runs other operators when channels are added")
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        return self.fake_mode.from_tensor(tensor, static_shapes=True) if self.fake_mode else tensor.clone()
 
 
 class _Compare(TorchDispatchMode):
@@ -204,8 +192,8 @@ def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
     Raises:
         CheckError: an output or a buffer differs in a single bit.
     """
+    ours, theirs = copy.deepcopy(supernet), copy.deepcopy(model)
     for training in (False, True):
-        ours, theirs = copy.deepcopy(supernet), copy.deepcopy(model)
         outputs = []
         for net in (ours, theirs):
             net.train(training)
