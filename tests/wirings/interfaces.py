@@ -177,7 +177,9 @@ class DictAsOneInput(Small):
         return self.fc(self.features(batch["image"]).mean((2, 3)) * batch["weight"])
 
 
-@wiring("dict_output", grows=("stem.0.weight", "conv.weight", "fc.weight"), outputs=2, pinned=("fc.bias", "conv.bias"))
+@wiring(
+    "dict_output", expect="partly", grows=("stem.0.weight", "conv.weight"), outputs=2, pinned=("fc.bias", "conv.bias")
+)
 class DictOutput(Small):
     """The features are an output too, so the channels that carry them must stay; those before them need not."""
 
@@ -235,8 +237,10 @@ class OpaqueStarArgs(Small):
         return self.fc(total.mean((2, 3)))
 
 
-@wiring("data_dependent_flow", grows=TWO)
+@wiring("data_dependent_flow", expect="partly", grows=TWO[:3])
 class DataDependentFlow(Small):
+    """Branches on values of all channels: new channels could turn them, so the last channels may be pinned."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         if x.sum() > 1e9:
