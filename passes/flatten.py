@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.errors import InputError
-
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
@@ -48,8 +46,13 @@ class FlatModel(nn.Module):
 
     def call(self, *tensors: Tensor) -> Any:
         """Calls the model with the given tensors and returns what it returns, nested as it is."""
-        args, kwargs = _put_back(self._structure, tensors)
+        args, kwargs = self.arguments(*tensors)
         return self.model(*args, **kwargs)
+
+    def arguments(self, *tensors: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example's arguments with the given tensors in the places of its own."""
+        args, kwargs = _put_back(self._structure, tensors)
+        return args, kwargs
 
 
 def flat_model(model: nn.Module, example_inputs: Any) -> FlatModel:
@@ -61,17 +64,13 @@ def flat_model(model: nn.Module, example_inputs: Any) -> FlatModel:
             to look for an input that fits the model.
 
     Raises:
-        InputError: ``model`` is not a module, the inputs are of another type or hold no tensor.
+        InputError: ``model`` is not a module, the inputs hold no tensor or are on another device, or none was found.
     """
-    from netaug_fx.example_inputs import find_example_inputs, normalise_inputs
+    # Imported late: that module runs passes itself.
+    from netaug_fx.example_inputs import checked_model, resolve_inputs
 
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model: expected a torch.nn.Module, found {type(model).__name__}; pass the model itself")
-    args, kwargs = find_example_inputs(model) if example_inputs is None else normalise_inputs(example_inputs)
-    flat = FlatModel(model, args, kwargs)
-    if not flat.inputs:
-        raise InputError("example_inputs: found no tensor in it; pass the tensors that the model's forward takes")
-    return flat
+    args, kwargs = resolve_inputs(checked_model(model), example_inputs)
+    return FlatModel(model, args, kwargs)
 
 
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

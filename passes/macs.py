@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from fvcore.nn.flop_count import FlopCountAnalysis
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from netaug_fx.errors import TraceError
-from netaug_fx.passes.flatten import FlatModel, flat_model
+from netaug_fx.passes.flatten import FlatModel, flat_model, with_batch
 from netaug_fx.passes.untouched import untouched
 
 NORMS = ("batch_norm", "group_norm", "layer_norm", "instance_norm")
@@ -77,8 +77,9 @@ def count(model: nn.Module, example_inputs: Any = None, *, norms: bool = False) 
     """
     with untouched(*([model] if isinstance(model, nn.Module) else [])), sdpa_kernel(SDPBackend.MATH):
         flat = flat_model(model, example_inputs)
-        torch_macs = _count_with_torch(flat)
-        analysis = _analyse_with_fvcore(flat)
+        inputs = with_batch(flat.inputs, 1) if example_inputs is None else flat.inputs
+        torch_macs = _count_with_torch(flat, inputs)
+        analysis = _analyse_with_fvcore(flat, inputs)
     kept = (*_CONTRACTIONS, *(NORMS if norms else ()))
     counts = analysis.by_module_and_operator()
     by_op, left_out = Counter[str](), Counter[str]()
@@ -97,12 +98,12 @@ def count(model: nn.Module, example_inputs: Any = None, *, norms: bool = False) 
         left_out=dict(left_out),
         uncounted={op.removeprefix("aten::"): number for op, number in analysis.unsupported_ops(_ROOT).items()},
         torch_macs=torch_macs,
-        includes=_includes(flat, norms),
+        includes=_includes(flat, inputs, norms),
     )
 
 
-def _includes(flat: FlatModel, norms: bool) -> str:
-    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(flat.input_names, flat.inputs, strict=True))
+def _includes(flat: FlatModel, inputs: tuple[Tensor, ...], norms: bool) -> str:
+    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(flat.input_names, inputs, strict=True))
     return (
         "Multiply-adds of convolutions, linear layers, recurrent layers and matrix products, attention included"
         + (", and fvcore's operations of norms; " if norms else "; norms, ")
@@ -110,7 +111,7 @@ def _includes(flat: FlatModel, norms: bool) -> str:
     )
 
 
-def _count_with_torch(flat: FlatModel) -> int:
+def _count_with_torch(flat: FlatModel, inputs: tuple[Tensor, ...]) -> int:
     counter = FlopCounterMode(display=False)
     # oneDNN runs a whole recurrent layer as one operator, which the counter does not know.
     recurrent = any(isinstance(module, nn.RNNBase) for module in flat.modules())
@@ -118,7 +119,7 @@ def _count_with_torch(flat: FlatModel) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with torch.backends.mkldnn.flags(enabled=False) if recurrent else contextlib.nullcontext(), counter:
-                flat(*flat.inputs)
+                flat(*inputs)
     except Exception as error:  # any code may run in a user's forward
         raise TraceError(
             f"{type(flat.model).__name__} does not run on the example inputs: {type(error).__name__}: {error}; "
@@ -127,8 +128,8 @@ def _count_with_torch(flat: FlatModel) -> int:
     return counter.get_total_flops() // 2
 
 
-def _analyse_with_fvcore(flat: FlatModel) -> FlopCountAnalysis:
-    analysis = FlopCountAnalysis(flat, flat.inputs)
+def _analyse_with_fvcore(flat: FlatModel, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
+    analysis = FlopCountAnalysis(flat, inputs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     for op, handle in _HANDLES.items():
         analysis.set_op_handle(f"aten::{op}", handle)

@@ -98,7 +98,8 @@ def capture(model: nn.Module, example_inputs: Any = None, *, dynamic_batch: bool
             output_names = _output_names(flat, inputs)
         batch = torch.export.Dim("batch", min=1)
         shapes = tuple({0: batch} if is_dynamic else None for is_dynamic in dynamic)
-        with _quiet() as said, _explained(flat, "cannot be captured by torch.export", said, dynamic_batch):
+        failed = "cannot be captured by torch.export"
+        with _no_garbage_collection(), _quiet() as said, _explained(flat, failed, said, dynamic_batch):
             program = torch.export.export(flat, inputs, dynamic_shapes=(shapes,), strict=False)
     return Capture(program, inputs, flat.input_names, output_names, dynamic, flat)
 
@@ -275,7 +276,7 @@ def _quiet() -> Iterator[io.StringIO]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Translation makes millions of long-lived objects; looking for cycles among them takes a fifth of its time."""
+    """Exporting makes millions of long-lived objects; looking for cycles among them takes a fifth of its time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

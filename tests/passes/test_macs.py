@@ -199,10 +199,14 @@ def test_inputs_as_arguments_or_keywords(inputs: Any) -> None:
     assert count(TwoInputs(), inputs).macs == 20
 
 
+def test_an_input_that_is_looked_for_has_a_batch_of_one() -> None:
+    assert count(nn.Linear(4, 3)).macs == 12
+
+
 def test_a_wrong_input_is_named() -> None:
     with pytest.raises(TraceError, match=r"Linear does not run on the example inputs.*pass example_inputs"):
         count(nn.Linear(4, 2), rand(1, 5))
     with pytest.raises(InputError, match="example_inputs"):
         count(nn.Linear(4, 2), (3,))
-    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, found str"):
+    with pytest.raises(InputError, match=r"must be a torch\.nn\.Module"):
         count("model", rand(1, 5))  # type: ignore[arg-type]

@@ -1,0 +1,437 @@
+"""Verify: passes what is equal, and each check fails on purpose for what is not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from netaug_fx.errors import ExportError, InputError, VerificationError
+from netaug_fx.passes import compare_outputs
+from netaug_fx.passes import verify as verify_module
+from netaug_fx.passes.compare_graphs import LabelledGraph, Vertex, difference, from_modules, from_onnx
+from netaug_fx.passes.onnx_export import export_onnx
+from netaug_fx.passes.report import Check, Report
+from netaug_fx.passes.verify import verify
+
+CHECKS = ["class", "state_dict", "modules", "forward", "graph", "parameters", "macs"]
+ONNX_CHECKS = ["onnx structure", "onnx runtime", "onnx argmax"]
+
+
+class Net(nn.Module):
+    """A residual net whose layers tests can swap for others."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        nn.init.normal_(self.norm.bias)  # so that it matters on which side of an activation it is
+        self.act: nn.Module = nn.ReLU6(inplace=True)
+        self.body: nn.Module = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        return self.head((x + self.body(x)).mean((2, 3)))
+
+
+X = torch.rand(1, 3, 8, 8)
+
+
+def failed(report: Report) -> set[str]:
+    return {check.name for check in report.checks if not check.passed}
+
+
+def changed(change: Callable[[Net], Any]) -> Net:
+    torch.manual_seed(1)
+    net = Net()
+    change(net)
+    return net
+
+
+@pytest.fixture(scope="module")
+def equal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("verified")
+    return verify(Net(), Net().train(), X, onnx="both", folder=folder), folder
+
+
+def test_equal_nets_with_other_weights_pass(equal: tuple[Report, Path]) -> None:
+    report, folder = equal
+    assert failed(report) == set()
+    assert report.passed
+    assert [check.name for check in report.checks] == CHECKS + ONNX_CHECKS
+    assert all(check.detail for check in report.checks)
+    assert report.macs == 16 * 8 * 27 + 16 * 8 * 4 * 9 + 32
+    assert report.params == sum(parameter.numel() for parameter in Net().parameters())
+    assert {path.name for path in folder.iterdir()} == {"tiny.onnx", "original.onnx"}
+    assert "torch.export" in report["graph"].detail
+    assert "4 runs (batch 1, batch 3)" in report["onnx runtime"].detail
+    assert "bit for bit" in report["forward"].detail
+    report.raise_if_failed()
+
+
+def test_the_report_reads_and_serialises(equal: tuple[Report, Path]) -> None:
+    report, _ = equal
+    lines = str(report).splitlines()
+    assert lines[-1] == f"Net: verified; {report.params:,} parameters, {report.macs:,} MACs"
+    column = len("FAILED  onnx structure  ")
+    details = [line[column:] for line in lines if line.startswith("ok")]
+    assert all(check.detail.startswith(detail) for check, detail in zip(report.checks, details, strict=True))
+    stored = json.loads(report.to_json())
+    assert stored == json.loads(json.dumps(report.to_dict()))
+    assert stored["passed"] is True
+    assert [check["name"] for check in stored["checks"]] == CHECKS + ONNX_CHECKS
+    with pytest.raises(KeyError, match="no check 'nothing'"):
+        report["nothing"]
+
+
+def test_the_original_is_exported_once_where_programs_are_equal(tmp_path: Path) -> None:
+    report = verify(Net(), Net(), X, folder=tmp_path)
+    assert report.passed
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
+    assert "programs and the weights" in report["onnx structure"].detail
+
+
+# (name, change to the tiny net, checks that must fail, words that must be in the report)
+CHANGES: list[tuple[str, Callable[[Net], Any], set[str], str]] = [
+    (
+        "kernel",
+        lambda net: setattr(net, "body", nn.Conv2d(8, 8, 5, padding=2, groups=2)),
+        {"state_dict", "modules", "forward", "graph", "parameters", "macs"},
+        "body.weight is (8, 4, 5, 5)",
+    ),
+    (
+        "extra layer",
+        lambda net: setattr(net, "act", nn.Sequential(nn.ReLU6(inplace=True), nn.Sigmoid())),
+        {"modules", "forward", "graph"},
+        "act.1 is new",
+    ),
+    ("stride", lambda net: setattr(net.stem, "stride", (1, 1)), {"modules", "forward", "graph", "macs"}, "stride=(1, 1)"),
+    ("epsilon", lambda net: setattr(net.norm, "eps", 1e-3), {"modules", "forward", "graph"}, "eps=0.001"),
+    ("activation", lambda net: setattr(net, "act", nn.Hardtanh(0.0, 0.1)), {"modules", "forward", "graph"}, "act"),
+    ("dtype", lambda net: net.double(), {"state_dict", "forward", "graph"}, "torch.float64"),
+    (
+        "missing bias",
+        lambda net: setattr(net, "head", nn.Linear(8, 4, bias=False)),
+        {"state_dict", "modules", "forward", "graph", "parameters"},
+        "head.bias is missing",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "expected", "words"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
+def test_a_changed_net_fails(change: Callable[[Net], Any], expected: set[str], words: str) -> None:
+    report = verify(changed(change), Net(), X, onnx=False)
+    assert expected <= failed(report)
+    assert [check.name for check in report.checks] == CHECKS
+    assert words in report.to_json()
+    assert "NOT verified" in str(report)
+    with pytest.raises(VerificationError) as caught:
+        report.raise_if_failed()
+    assert all(name in str(caught.value) for name in expected)
+
+
+class Swapped(Net):
+    """The same layers in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.act(self.stem(x)))
+        return self.head((x + self.body(x)).mean((2, 3)))
+
+
+def test_a_subclass_with_a_swapped_order_fails() -> None:
+    report = verify(Swapped(), Net(), X)
+    assert {"class", "forward", "graph", "onnx structure"} <= failed(report)
+    assert "Swapped" in report["class"].actual
+    assert "batch_norm" in report["graph"].detail
+    assert report["state_dict"].passed
+    assert report["onnx runtime"].passed  # its file is a faithful one, of another net
+
+
+def test_a_forward_replaced_on_the_instance_fails() -> None:
+    tiny = Net()
+    tiny.forward = lambda x: Net.forward(tiny, x) * 1.5  # type: ignore[method-assign,assignment]
+    assert failed(verify(tiny, Net(), X, onnx=False)) == {"forward", "graph"}
+
+
+def test_a_wrong_mac_count_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    true_count = verify_module.count
+
+    def count(model: nn.Module, inputs: Any) -> Any:
+        counted = true_count(model, inputs)
+        return replace(counted, torch_macs=counted.torch_macs + 1) if isinstance(model, Swapped) else counted
+
+    monkeypatch.setattr(verify_module, "count", count)
+    report = verify(Swapped(), Net(), X, onnx=False)
+    assert not report["macs"].passed
+    assert report["macs"].expected != report["macs"].actual
+    assert verify(Net(), Net(), X, onnx=False)["macs"].passed
+
+
+@pytest.mark.parametrize("shift", ["values", "winner", "shape"])
+def test_a_wrong_onnx_runtime_output_fails(monkeypatch: pytest.MonkeyPatch, shift: str) -> None:
+    true_run = compare_outputs.run_onnx
+
+    def run(path: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
+        (output,) = true_run(path, inputs)
+        if shift == "values":
+            return [output * 1.01]
+        return [output[..., ::-1].copy()] if shift == "winner" else [output[..., :2]]
+
+    monkeypatch.setattr(compare_outputs, "run_onnx", run)
+    report = verify(Net(), Net(), X)
+    expected = {"values": {"onnx runtime"}, "winner": {"onnx runtime", "onnx argmax"}}
+    assert failed(report) == expected.get(shift, {"onnx runtime", "onnx argmax"})
+    assert "batch 1" in report["onnx runtime"].detail
+
+
+def test_an_onnx_runtime_that_does_not_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(path: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
+        raise ExportError("no runtime")
+
+    monkeypatch.setattr(compare_outputs, "run_onnx", run)
+    report = verify(Net(), Net(), X)
+    assert failed(report) == {"onnx runtime", "onnx argmax"}
+    assert "could not run: no runtime" in report["onnx argmax"].detail
+
+
+class Looks(nn.Module):
+    """A branch on values: torch.export cannot follow it."""
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        return y * self.scale if float(y.abs().sum()) >= 0 else y
+
+
+class Calls(nn.Module):
+    """Can be traced, but holds a module that cannot be exported."""
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__()
+        self.looks = Looks()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.looks(x) * self.scale
+
+
+def test_an_original_that_does_not_export_is_no_failure() -> None:
+    report = verify(Calls(), Calls(), torch.rand(2, 3))
+    assert report.passed
+    assert "torch.fx graphs of each module" in report["graph"].detail
+    for name in ONNX_CHECKS:
+        assert report[name].detail.startswith("not applicable: the original model does not export: Calls")
+    assert failed(verify(Calls(3.0), Calls(), torch.rand(2, 3))) == {"forward", "graph"}
+
+
+def test_only_the_tiny_net_does_not_export() -> None:
+    tiny, model = Net(), Net()
+    tiny.forward = lambda x: Net.forward(tiny, x) if float(x.sum()) > -1e9 else x  # type: ignore[method-assign,assignment]
+    report = verify(tiny, model, X)
+    assert {"graph", *ONNX_CHECKS} <= failed(report)
+    assert report["graph"].detail.startswith("only the tiny model cannot be exported")
+    assert report["onnx runtime"].detail.startswith("could not run: Net cannot be captured")
+
+
+@dataclass
+class Pair:
+    left: Tensor
+    right: Tensor
+
+
+class Multi(nn.Module):
+    """Several inputs, integers among them; several outputs of every kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed, self.fc = nn.Embedding(10, 6), nn.Linear(6, 5)
+
+    def forward(self, tokens: Tensor, extra: dict[str, Tensor], flip: bool = False) -> Any:
+        a = self.fc(self.embed(tokens)).mean(1)
+        b = a + extra["bias"]
+        return {"tuple": (a, b), "dict": {"a": a, "b": [b]}, "dataclass": Pair(a, b)}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "dataclass"])
+def test_several_inputs_and_outputs(kind: str) -> None:
+    tokens, extra = torch.randint(0, 10, (2, 7)), {"bias": torch.rand(2, 5)}
+    report = verify(Multi(kind), Multi(kind), {"tokens": tokens, "extra": extra, "flip": True})
+    assert report.passed, str(report)
+    assert verify(Multi(kind), Multi(kind), (tokens, extra), onnx=False).passed
+
+
+def test_a_batch_of_one_that_is_squeezed_away() -> None:
+    class Squeezes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).squeeze()
+
+    report = verify(Squeezes(), Squeezes(), X)
+    assert report.passed, str(report)
+    assert "batch 2" in report["onnx runtime"].detail
+
+
+def test_a_fixed_batch() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x.reshape(2, 12))
+
+    report = verify(Fixed(), Fixed(), torch.rand(2, 3, 4))
+    assert report.passed, str(report)
+    assert "fixed batch" in report["graph"].detail
+
+
+def test_inputs_are_found_where_none_are_given() -> None:
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    report = verify(copy.deepcopy(net), net, onnx=False)
+    assert report.passed
+    assert report.macs == 36
+
+
+def test_recurrent_shared_and_graph_modules() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 4, batch_first=True)
+            self.fc = nn.Linear(4, 4)
+            self.again = self.fc
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(self.fc(self.lstm(x)[0]))
+
+    tied = Tied()
+    flat_before = list(tied.lstm._flat_weights)
+    assert verify(Tied(), tied, torch.rand(2, 3, 4), onnx=False).passed
+    assert all(a is b for a, b in zip(tied.lstm._flat_weights, flat_before, strict=True))
+    traced = fx.symbolic_trace(Net().eval())
+    assert verify(copy.deepcopy(traced), traced, X, onnx=False).passed
+
+
+def test_the_models_are_left_as_they_were() -> None:
+    tiny, model = Net().train(), Net().train()
+    model.norm.eval()
+    tensors = [(t, t.clone()) for net in (tiny, model) for t in (*net.parameters(), *net.buffers())]
+    random_state = torch.get_rng_state()
+    verify(tiny, model, torch.ones(1, 3, 8, 8), onnx=False)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert tiny.training
+    assert tiny.norm.training
+    assert not model.norm.training
+    for (former, value), tensor in zip(
+        tensors, (t for net in (tiny, model) for t in (*net.parameters(), *net.buffers())), strict=True
+    ):
+        assert tensor is former
+        assert torch.equal(tensor, value)
+
+
+def test_bad_arguments() -> None:
+    class Supernet(Net):
+        groups = ()
+
+        def augmented(self) -> None:
+            """As a supernet's."""
+
+    with pytest.raises(InputError, match=r"tiny is a supernet .* netaug_fx\.extract\(supernet\)"):
+        verify(Supernet(), Net(), X)
+    with pytest.raises(InputError, match="model is a supernet"):
+        verify(Net(), Supernet(), X)
+    with pytest.raises(InputError, match=r"tiny: expected a torch\.nn\.Module, found str"):
+        verify("tiny", Net(), X)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the original Net does not run on them"):
+        verify(Net(), Net(), torch.rand(1, 5, 8, 8))
+    with pytest.raises(InputError, match="tolerance=-1"):
+        verify(Net(), Net(), X, tolerance=-1)
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def chain(length: int, labels: Callable[[int], str] = lambda index: str(index % 5)) -> LabelledGraph:
+    """A chain with a skip over every second vertex."""
+    inputs = [(((0, index - 1), (1, index - 2)) if index > 1 else ()) for index in range(length)]
+    return LabelledGraph(tuple(Vertex((labels(index),), inputs[index]) for index in range(length)))
+
+
+def branches(order: list[int], length: int = 30) -> LabelledGraph:
+    """Equal branches from one source to one sum, written down in the given order; the last branch is another."""
+    vertices, ends = [Vertex(("source",), ())], {}
+    for branch in order:
+        last = 0
+        for step in range(length):
+            kind = "odd" if branch == len(order) - 1 and step == 3 else "step"
+            vertices.append(Vertex((kind,), ((0, last),)))
+            last = len(vertices) - 1
+        ends[branch] = last
+    vertices.append(Vertex(("sum",), tuple((slot, ends[branch]) for slot, branch in enumerate(sorted(ends)))))
+    return LabelledGraph(tuple(vertices))
+
+
+def test_graphs_of_thousands_of_vertices() -> None:
+    assert difference(chain(5000), chain(5000)) is None
+    found = difference(chain(5000), chain(5000, lambda index: "x" if index == 4321 else str(index % 5)))
+    assert found is not None
+    assert "expected x" in found
+    assert "5000 vertices, 4999 expected" in str(difference(chain(5000), chain(4999)))
+
+
+def test_another_order_of_independent_branches_is_isomorphic() -> None:
+    assert difference(branches([0, 1, 2]), branches([2, 0, 1])) is None
+    graph = branches([0, 1, 2]).to_networkx()
+    assert isinstance(graph, nx.DiGraph)
+    assert nx.is_directed_acyclic_graph(graph)
+
+
+def test_swapped_operands_are_not() -> None:
+    def minus(left: int, right: int) -> LabelledGraph:
+        return LabelledGraph((Vertex(("a",), ()), Vertex(("b",), ()), Vertex(("-",), ((0, left), (1, right)))))
+
+    assert difference(minus(0, 1), minus(0, 1)) is None
+    assert "reads other values" in str(difference(minus(0, 1), minus(1, 0)))
+
+
+def test_fx_graphs_of_opaque_modules_hold_their_own_forward() -> None:
+    plain, patched = Looks(), Looks()
+    patched.forward = lambda x: x  # type: ignore[method-assign,assignment]
+    assert difference(from_modules(plain), from_modules(Looks())) is None
+    assert difference(from_modules(patched), from_modules(plain)) is not None
+
+
+def test_onnx_graphs_see_attributes_and_shapes_but_not_weights(tmp_path: Path) -> None:
+    def graph(net: nn.Module, name: str) -> LabelledGraph:
+        return from_onnx(export_onnx(net, tmp_path / f"{name}.onnx", torch.rand(2, 3, 6, 6)))
+
+    one, other = graph(nn.Conv2d(3, 4, 3), "a"), graph(nn.Conv2d(3, 4, 3), "b")
+    assert difference(one, other) is None
+    assert "dilations" in str(difference(graph(nn.Conv2d(3, 4, 3, padding=2, dilation=2), "c"), one))
+    assert "[4, 3, 5, 5]" in str(difference(graph(nn.Conv2d(3, 4, 5), "d"), one))
+
+
+def test_failed_checks_wrap_in_the_table() -> None:
+    check = Check("graph", False, "why " * 60, "one thing", "another")
+    table = str(Report("Net", (check,), None, 5))
+    assert max(len(line) for line in table.splitlines()) <= 120
+    assert table.startswith("FAILED  graph  expected one thing, found another; why why")
+    assert table.endswith("Net: NOT verified; 5 parameters, unknown MACs")
