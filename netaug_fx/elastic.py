@@ -62,7 +62,8 @@ class ElasticTensor:
     """A parameter or buffer that follows the active widths.
 
     ``extras[k]`` names the block that holds what dimension ``dims[k]`` gains: of the original's size on earlier elastic
-    dimensions, of the widest size on later ones.
+    dimensions, of the widest size on later ones. ``contracted`` lists those of ``dims`` that the forward sums over: their
+    blocks hold the extra-to-target weights.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ElasticTensor:
     layouts: tuple[Layout, ...]
     dims: tuple[int, ...]
     extras: tuple[str, ...]
+    contracted: tuple[int, ...]
 
 
 @dataclass
@@ -174,13 +176,20 @@ def _current(module: nn.Module, name: str) -> Any:
     tensor = state.tensors[name]
     if tensor.kind == STATISTIC:
         return _statistic(base, tensor, active)
+    if not tensor.dims and tensor.kind != MUTATED:
+        return base
     active.assembling = True
     try:
-        if tensor.dims and active.shapes_only:
-            return base.new_empty(shape(tensor.layouts, active.widths))
-        if tensor.dims:
-            return assemble(base, [registered[extra] for extra in tensor.extras], tensor, active.widths, active.widest)
-        return base.clone() if tensor.kind == MUTATED else base
+        if active.shapes_only:
+            result = base.new_empty(shape(tensor.layouts, active.widths))
+        elif tensor.dims:
+            blocks = [registered[extra] for extra in tensor.extras]
+            result = assemble(base, blocks, tensor, active.widths, active.widest)
+        else:
+            result = base.clone()
+        if not result.requires_grad and base.requires_grad:
+            result.requires_grad_()  # without gradients too: torch picks some kernels by this flag
+        return result
     finally:
         active.assembling = False
 

@@ -182,6 +182,16 @@ def sources(t: Type) -> frozenset[Source]:
     return frozenset()
 
 
+def merged(a: Type, b: Type) -> Type:
+    """``a``, of which it is known that it was made from the parameter dimensions of ``b`` too."""
+    extra = sources(b) - sources(a)
+    if not extra or a.size <= 1:
+        return a
+    alias = Var(a.size, sources(a) | extra)
+    alias.bound = a
+    return alias
+
+
 def pin(t: Type, reason: Reason) -> None:
     """Binds every free variable of ``t`` to its present size."""
     for var in list(variables(t)):

@@ -8,7 +8,6 @@ the moved labels, not index code, tell where the original's channels sit. ``chec
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
@@ -24,6 +23,7 @@ from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import CheckError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
+from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors
 from netaug_fx.passes.labels import misplaced
 from netaug_fx.passes.layout import Widths
@@ -64,7 +64,7 @@ class _Checking:
         if self.fake_mode is not None:
             for tensor in [*supernet.parameters(), *supernet.buffers()]:
                 memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
-        self.running = copy.deepcopy(supernet, memo)
+        self.running = copy_model(supernet, memo)
         state: ModuleState = self.running.__dict__[STATE]
         self.active = state.active
         self.active.shapes_only = fake
@@ -73,6 +73,10 @@ class _Checking:
     def run(self, seed: int) -> dict[Var, Reason]:
         generator = random.Random(seed)
         between = tuple(generator.randint(group.width, group.choices[-1]) for group in self.plan.groups)
+        if self.analysis.fills_caches:
+            with neutral(fast_paths=False), self.fake_mode or nullcontext():
+                args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
+                self.running.eval()(*args, **kwargs)
         for widths, training in ((self.plan.base, False), (self.plan.widest, True), (between, False)):
             try:
                 self._run_at(widths, training)
@@ -192,7 +196,7 @@ def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
     Raises:
         CheckError: an output or a buffer differs in a single bit.
     """
-    ours, theirs = copy.deepcopy(supernet), copy.deepcopy(model)
+    ours, theirs = copy_model(supernet), copy_model(model)
     for training in (False, True):
         outputs = []
         for net in (ours, theirs):

@@ -40,8 +40,8 @@ class Context:
     op: str = ""
     module: str = ""
     location: str = ""
-    roles: dict[Source, set[str]] = field(default_factory=lambda: defaultdict(set))
-    writers: dict[Source, str] = field(default_factory=dict)
+    readers: dict[Source, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+    writers: dict[Source, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
     heads: list[Type] = field(default_factory=list)
     mixing: list[Mixing] = field(default_factory=list)
     statistics: set[str] = field(default_factory=set)
@@ -104,13 +104,12 @@ class Context:
     def consumes(self, weight_dim: Type) -> None:
         """A weight's dimension is summed over: its extra part feeds extra channels into the target."""
         for source in channels.sources(weight_dim):
-            self.roles[source].add("in")
+            self.readers[source][self.module] = None
 
     def produces(self, weight_dim: Type) -> None:
         """A weight's dimension becomes channels of the result: the module at hand writes them."""
         for source in channels.sources(weight_dim):
-            self.roles[source].add("out")
-            self.writers.setdefault(source, self.module)
+            self.writers[source][self.module] = None
 
     def mixes(self, over: Iterable[Type]) -> None:
         """A statistic is taken across these dimensions."""

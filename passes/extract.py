@@ -6,12 +6,12 @@ supernet is not changed.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import nn
 
 from netaug_fx.elastic import STATE, ModuleState
+from netaug_fx.passes.copying import copy_model
 from netaug_fx.supernet import CONTROL, load_draws, save_draws, control
 
 
@@ -43,7 +43,7 @@ def extract(supernet: nn.Module) -> nn.Module:
                 block = module._parameters.get(name, module._buffers.get(name))
                 memo[id(block)] = None
     memo[id(supernet.__dict__[CONTROL])] = None
-    tiny = copy.deepcopy(supernet, memo)
+    tiny = copy_model(supernet, memo)
     for ours, theirs in zip(supernet.modules(), list(tiny.modules()), strict=True):
         state = ours.__dict__.get(STATE)
         if isinstance(state, ModuleState):

@@ -86,10 +86,9 @@ def find_groups(model: nn.Module, analysis: Analysis) -> dict[Var, Group]:
 
 def _group(var: Var, sources: Sequence[Source], analysis: Analysis, blocks: frozenset[str]) -> Group:
     layers = tuple(dict.fromkeys(module_of(tensor) for tensor, _ in sources))
-    writers = tuple(dict.fromkeys(analysis.writers[source] for source in sources if source in analysis.writers))
-    readers = tuple(
-        dict.fromkeys(module_of(source[0]) for source in sources if "in" in analysis.roles.get(source, frozenset()))
-    )
+    owners = [(analysis.owners[tensor], dim) for tensor, dim in sources]
+    writers = tuple(dict.fromkeys(path for source in owners for path in analysis.writers.get(source, ())))
+    readers = tuple(dict.fromkeys(path for source in owners for path in analysis.readers.get(source, ())))
     kind = INNER if len(writers) == 1 and _inside_block(layers, blocks) else STREAM
     return Group((writers or layers)[0], kind, var.size, (var.size,), writers, readers, layers)
 
@@ -174,7 +173,8 @@ def dependency_graph(analysis: Analysis, groups: Mapping[Var, Group]) -> nx.DiGr
         node = ("tensor", tensor)
         graph.add_node(node, shape=tuple(dim.size for dim in dims), module=module_of(tensor))
         for index, dim in enumerate(dims):
-            role = "/".join(sorted(analysis.roles.get((tensor, index), ())))
+            source = (analysis.owners[tensor], index)
+            role = "/".join(["in"] * (source in analysis.readers) + ["out"] * (source in analysis.writers))
             for var in dict.fromkeys(channels.variables(dim)):
                 if var in groups:
                     graph.add_edge(node, ("group", groups[var].name), dim=index, role=role)

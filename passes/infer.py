@@ -25,6 +25,7 @@ from netaug_fx.errors import InputError, TraceError
 from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
+from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.recorder import NodeRecord, OpRecord
 from netaug_fx.passes.rewrite import carries_sizes, tie_repeated_calls
 from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
@@ -47,8 +48,9 @@ class Analysis:
 
     Attributes:
         tensors: Types of the dimensions of every parameter and buffer, by its name in the model.
-        roles: For a weight's dimension, whether it is summed over (``in``) or becomes channels (``out``).
-        writers: For a weight's dimension that becomes channels, the path of the module that does it.
+        owners: For every name, the first name of the same tensor (tied tensors have several); the facts below use it.
+        readers: For a weight's dimension that is summed over, the paths of the modules that do it.
+        writers: For a weight's dimension that becomes channels, the paths of the modules that do it.
         statistics: Names of buffers that hold a norm's running statistics.
         mutated: Names of buffers that a forward writes into.
         integers: Module path -> name of an integer argument of its operator -> the type whose size it is.
@@ -57,11 +59,13 @@ class Analysis:
         heads: Batch dimensions of products of two activations (attention heads).
         mixing: Statistics taken across widths that may grow.
         operators: For each training mode, the operators in order with the types of their results.
+        fills_caches: The first call leaves something behind that later calls use.
     """
 
     tensors: Mapping[str, tuple[Type, ...]]
-    roles: Mapping[Source, frozenset[str]]
-    writers: Mapping[Source, str]
+    owners: Mapping[str, str]
+    readers: Mapping[Source, tuple[str, ...]]
+    writers: Mapping[Source, tuple[str, ...]]
     statistics: frozenset[str]
     mutated: frozenset[str]
     integers: Mapping[str, Mapping[str, Type]]
@@ -70,6 +74,7 @@ class Analysis:
     heads: tuple[Type, ...]
     mixing: tuple[Mixing, ...]
     operators: Mapping[bool, tuple[OpRecord, ...]]
+    fills_caches: bool
 
 
 def infer(model: nn.Module, inputs: Inputs) -> Analysis:
@@ -122,14 +127,20 @@ class _Inference:
     fake: bool
     context: Context = field(default_factory=Context)
     integers: dict[str, dict[str, Type]] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
+    fills_caches: bool = False
     forwards: dict[str, TracedForward] = field(default_factory=dict)
 
     def run(self) -> Analysis:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if self.fake else None
         self.copy = self._copy_model()
         tensors = self._type_tensors()
+        before = _attributes(self.copy)
         operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
+        if _attributes(self.copy) != before:  # the first call filled a cache: record calls as they are from now on
+            self.fills_caches = True
+            operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
         self._trace_forwards()
         while self.forwards and not self._run_traced(operators):
             continue
@@ -138,8 +149,9 @@ class _Inference:
                 tie_repeated_calls(graph)
         return Analysis(
             tensors=tensors,
-            roles={source: frozenset(roles) for source, roles in self.context.roles.items()},
-            writers=dict(self.context.writers),
+            owners=self.owners,
+            readers={source: tuple(paths) for source, paths in self.context.readers.items()},
+            writers={source: tuple(paths) for source, paths in self.context.writers.items()},
             statistics=frozenset(self.context.statistics),
             mutated=frozenset(self.context.mutated),
             integers=self.integers,
@@ -148,6 +160,7 @@ class _Inference:
             heads=tuple(self.context.heads),
             mixing=tuple(self.context.mixing),
             operators=operators,
+            fills_caches=self.fills_caches,
         )
 
     def _copy_model(self) -> nn.Module:
@@ -157,7 +170,7 @@ class _Inference:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
         try:
-            return copy.deepcopy(self.model, memo)
+            return copy_model(self.model, memo)
         except Exception as error:
             raise InputError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}); "
@@ -167,6 +180,7 @@ class _Inference:
     def _type_tensors(self) -> dict[str, tuple[Type, ...]]:
         tensors: dict[str, tuple[Type, ...]] = {}
         known: dict[int, tuple[Type, ...]] = {}
+        first: dict[int, str] = {}
         named = [
             *self.copy.named_parameters(remove_duplicate=False),
             *self.copy.named_buffers(remove_duplicate=False),
@@ -178,6 +192,7 @@ class _Inference:
                 self.context.set_dims(tensor, dims, weight=True)
                 self.context.name(tensor, name)
             tensors[name] = known[id(tensor)]
+            self.owners[name] = first.setdefault(id(tensor), name)
         return tensors
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -340,6 +355,15 @@ def neutral(*, fast_paths: bool = True) -> Iterator[None]:
         finally:
             random.setstate(state)
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _attributes(model: nn.Module) -> list[dict[str, Any]]:
+    """What the modules hold in plain attributes, by identity (and length): changes when a forward keeps something."""
+    own = set(vars(nn.Module()))
+    return [
+        {k: (id(v), len(v) if isinstance(v, (dict, list, set)) else 0) for k, v in vars(module).items() if k not in own}
+        for module in model.modules()
+    ]
 
 
 def output_tensors(output: Any) -> list[Tensor]:

@@ -92,7 +92,8 @@ class RuleMode(TorchDispatchMode):
         ctx.before = {}
         if func._schema.is_mutable:
             ctx.before = {id(t): ctx.dims(t) for t in tensors_in((args, kwargs))}
-            for argument, value in zip(func._schema.arguments, args, strict=False):
+            for index, argument in enumerate(func._schema.arguments):
+                value = args[index] if index < len(args) else kwargs.get(argument.name)
                 if argument.is_write and isinstance(value, Tensor):
                     ctx.writes(value)
         operands = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))

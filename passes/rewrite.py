@@ -8,7 +8,7 @@ integer that the code computes from shapes is replaced only if it would come out
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,23 +61,25 @@ def tie_repeated_calls(graph: fx.Graph) -> None:
                         channels.pin(t, reason)
 
 
-def rewrite(graph: fx.Graph, grows: Callable[[Type], bool], followed: frozenset[str] = frozenset()) -> Rewritten | None:
+def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] = frozenset()) -> Rewritten | None:
     """Replaces width-bearing integers in a copy of ``graph``; None if there are none.
 
     Args:
         graph: A traced forward that ``infer`` ran, with types on its nodes.
-        grows: Tells whether a type contains a width that will grow.
+        growing: The variables that will grow.
         followed: Attributes of the module that follow the active widths by themselves (``groups`` of a convolution).
     """
+    # two sizes that agree for an arbitrary growth are one expression
+    widths = {var: var.size * 3 + index + 1 for index, var in enumerate(growing)}
     replacements: dict[fx.Node, dict[Slot, Type]] = {}
     for node in graph.nodes:
         finder, records = _finder(node), node_records(node)
         if finder is None or not records or followed.intersection(records[0].notes):
             continue
-        for slot, t in finder(node, records[0]):
-            value = _at(node, slot)
-            if grows(t) and _must_change(value, t):
-                replacements.setdefault(node, {})[slot] = t
+        for call, record in reversed(list(enumerate(records))):
+            for slot, t in finder(node, record):
+                if _evaluate(_at(node, slot), widths, call) != channels.size_at(t, widths):
+                    replacements.setdefault(node, {})[slot] = t
     if not replacements:
         return None
     copy, sizes, copies = fx.Graph(), [], {}
@@ -92,31 +94,14 @@ def rewrite(graph: fx.Graph, grows: Callable[[Type], bool], followed: frozenset[
     return Rewritten(copy, tuple(sizes))
 
 
-def _must_change(value: Any, t: Type) -> bool:
-    if isinstance(value, fx.Node):
-        # two sizes that agree for an arbitrary growth are one expression
-        widths = {var: var.size * 3 + index + 1 for index, var in enumerate(dict.fromkeys(_all_variables(value, t)))}
-        return _evaluate(value, widths) != channels.size_at(t, widths)
-    return isinstance(value, int)
-
-
-def _all_variables(node: fx.Node, t: Type) -> Iterator[Var]:
-    yield from channels.variables(t)
-    for other in node.graph.nodes:
-        for record in node_records(other)[:1]:
-            if isinstance(record.result, Operand):
-                for dim in record.result.dims:
-                    yield from channels.variables(dim)
-
-
-def _evaluate(value: Any, widths: Mapping[Var, int]) -> Any:
+def _evaluate(value: Any, widths: Mapping[Var, int], call: int) -> Any:
     """The value of an integer expression of the graph at other widths; None if it is not made of shapes."""
     if not isinstance(value, fx.Node):
         return value
     records = node_records(value)
-    if records and isinstance(records[0].result, Operand):
-        return records[0].result
-    arguments = [_evaluate(argument, widths) for argument in value.args]
+    if len(records) > call and isinstance(records[call].result, Operand):
+        return records[call].result
+    arguments = [_evaluate(argument, widths, call) for argument in value.args]
     first = arguments[0] if arguments else None
     try:
         if isinstance(first, Operand):
@@ -284,6 +269,13 @@ def _roll(node: fx.Node, record: NodeRecord) -> Found:
         yield slot, record.notes["shifts.0"]
 
 
+def _trailing(node: fx.Node, record: NodeRecord) -> Found:
+    """Integers that are the result's last sizes."""
+    dims, listed = _result_dims(record), list(_listed(node, 1, "normalized_shape"))
+    for position, slot in listed:
+        yield slot, dims[len(dims) - len(listed) + position]
+
+
 def _noted(name: str, index: int, argument: str) -> Finder:
     """An integer that the operator's rule noted."""
 
@@ -322,7 +314,8 @@ _FUNCTIONS: dict[Any, Finder] = {
         for function in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
     },
     F.group_norm: _noted("num_groups", 1, "num_groups"),
-    **{function: _noted("normalized_shape", 1, "normalized_shape") for function in (F.layer_norm, F.rms_norm)},
+    F.layer_norm: _noted("normalized_shape", 1, "normalized_shape"),
+    F.rms_norm: _trailing,
 }
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dis
 import inspect
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ from torch import fx, nn
 # integers but those that `elastic.INTEGER_ATTRIBUTES` follows, and stay untouched.
 _TRACED_TORCH_CLASSES = (nn.Unflatten, nn.Flatten)
 
+_FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "eye", "tensor", "as_tensor")
+
 
 class _OwnForward(fx.Tracer):
     """Records one module's forward; every child call is a node of its own."""
@@ -27,6 +31,22 @@ class _OwnForward(fx.Tracer):
     def __init__(self) -> None:
         super().__init__(param_shapes_constant=False)
         self.record_stack_traces = True
+
+    @contextmanager
+    def recording_factories(self) -> Iterator[None]:
+        """Tensors made in the forward become nodes too; torch.fx would fail on them or keep them as constants."""
+        originals = {name: getattr(torch, name) for name in _FACTORIES}
+
+        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: self.create_proxy("call_function", function, args, kwargs)
+
+        for name, function in originals.items():
+            setattr(torch, name, recorded(function))
+        try:
+            yield
+        finally:
+            for name, function in originals.items():
+                setattr(torch, name, function)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -61,9 +81,13 @@ def trace(module: nn.Module) -> ForwardTrace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            graph = _OwnForward().trace(module)
+            tracer = _OwnForward()
+            with tracer.recording_factories():
+                graph = tracer.trace(module)
         except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
             return ForwardTrace(None, f"torch.fx cannot follow it: {type(error).__name__}: {_first_line(error)}")
+    if any(node.op == "get_attr" and str(node.target).startswith("_tensor_constant") for node in graph.nodes):
+        return ForwardTrace(None, "its forward makes constant tensors that a graph would freeze")
     if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
         return ForwardTrace(None, "its forward takes a variable number of arguments")
     return ForwardTrace(graph)

@@ -6,7 +6,6 @@ name, shape and identity in the copy; what each dimension gains lives in extra b
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +27,7 @@ from netaug_fx.elastic import (
     elastic_class,
 )
 from netaug_fx.passes.channels import Type
+from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Layout, groups_in, layout_of, shape, size
 from netaug_fx.passes.plan import Plan
@@ -52,7 +52,7 @@ def widen(model: nn.Module, analysis: Analysis, plan: Plan, *, seed: int = 0, mi
 
 class _Widening:
     def __init__(self, model: nn.Module, analysis: Analysis, plan: Plan, seed: int, mixin: type | None) -> None:
-        self.supernet = copy.deepcopy(model)
+        self.supernet = copy_model(model)
         self.analysis = analysis
         self.plan = plan
         self.mixin = mixin
@@ -97,10 +97,13 @@ class _Widening:
             dims = tuple(d for d, layout in enumerate(layouts) if groups_in(layout))
             mutated = full in self.analysis.mutated
             if full in self.analysis.statistics or (keeps_statistics and mutated):
-                yield ElasticTensor(name, full, STATISTIC, layouts, (), ())
+                yield ElasticTensor(name, full, STATISTIC, layouts, (), (), ())
             elif dims or mutated:
                 kind = PARAMETER if name in module._parameters else MUTATED if mutated else BUFFER
-                yield ElasticTensor(name, full, kind, layouts, dims, tuple(f"{name}_netaug{d}" for d in dims))
+                owner = self.analysis.owners[full]
+                contracted = tuple(d for d in dims if (owner, d) in self.analysis.readers)
+                extras = tuple(f"{name}_netaug{d}" for d in dims)
+                yield ElasticTensor(name, full, kind, layouts, dims, extras, contracted)
 
     def _add_blocks(self, module: nn.Module, tensor: ElasticTensor) -> None:
         base = getattr(module, tensor.name)
@@ -135,11 +138,8 @@ class _Widening:
         """
         values = base.detach().float()
         mean, spread = (values.mean().item(), values.std(correction=0).item()) if values.numel() else (0.0, 0.0)
-        contracted = [
-            d for d in tensor.dims if "in" in self.analysis.roles.get((tensor.full_name, d), frozenset())
-        ]
-        if contracted:
-            grown = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in contracted)
+        if tensor.contracted:
+            grown = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in tensor.contracted)
             mean, spread = 0.0, math.sqrt((spread**2 + mean**2) / grown)
         bound = math.sqrt(3.0) * spread
         block.uniform_(-bound, bound, generator=self.generator).add_(mean)
@@ -166,7 +166,7 @@ class _Widening:
         forward = self.analysis.forwards.get(path)
         if forward is None:
             return (), {}
-        rewritten = {mode: rewrite(graph, self.plan.grows, followed) for mode, graph in forward.graphs.items()}
+        rewritten = {mode: rewrite(graph, self.plan.numbers, followed) for mode, graph in forward.graphs.items()}
         if all(found is None for found in rewritten.values()):
             return (), {}
         sizes: list[Layout] = []

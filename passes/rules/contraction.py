@@ -26,9 +26,9 @@ def contract(ctx: Context, a: Tensor, a_dim: Type, b: Tensor, b_dim: Type) -> No
         ctx.pin(a_dim, _TWO_ACTIVATIONS)
 
 
-def _kept(ctx: Context, tensor: Tensor, dim: Type) -> Type:
-    """A dimension that is not summed over; of a weight, it writes channels."""
-    if ctx.is_weight(tensor):
+def _kept(ctx: Context, tensor: Tensor, dim: Type, other: Tensor) -> Type:
+    """A dimension that is not summed over; of a weight applied to an activation, it writes channels."""
+    if ctx.is_weight(tensor) and not ctx.is_weight(other):
         ctx.produces(dim)
     return dim
 
@@ -38,7 +38,7 @@ def mm(ctx: Context, a: Any) -> Dims:
     """(m, k) @ (k, n) -> (m, n)."""
     (m, ka), (kb, n) = ctx.dims(a.input), ctx.dims(a.mat2)
     contract(ctx, a.input, ka, a.mat2, kb)
-    return [_kept(ctx, a.input, m), _kept(ctx, a.mat2, n)]
+    return [_kept(ctx, a.input, m, a.mat2), _kept(ctx, a.mat2, n, a.input)]
 
 
 @rule("addmm")
@@ -46,7 +46,7 @@ def addmm(ctx: Context, a: Any) -> Dims:
     """bias + (m, k) @ (k, n) -> (m, n)."""
     (m, ka), (kb, n) = ctx.dims(a.mat1), ctx.dims(a.mat2)
     contract(ctx, a.mat1, ka, a.mat2, kb)
-    result = [_kept(ctx, a.mat1, m), _kept(ctx, a.mat2, n)]
+    result = [_kept(ctx, a.mat1, m, a.mat2), _kept(ctx, a.mat2, n, a.mat1)]
     return broadcast(ctx, [result, ctx.dims(a.input)], a.out.shape)
 
 
@@ -68,7 +68,7 @@ def _batched(ctx: Context, left: Tensor, right: Tensor) -> Dims:
     contract(ctx, left, ka, right, kb)
     if not ctx.is_weight(left) and not ctx.is_weight(right):
         ctx.heads.append(batch)
-    return [batch, _kept(ctx, left, m), _kept(ctx, right, n)]
+    return [batch, _kept(ctx, left, m, right), _kept(ctx, right, n, left)]
 
 
 @rule("mv", "addmv")
@@ -77,7 +77,7 @@ def mv(ctx: Context, a: Any) -> Dims:
     matrix = a.mat if hasattr(a, "mat") else a.input
     m, k = ctx.dims(matrix)
     contract(ctx, matrix, k, a.vec, ctx.dims(a.vec)[0])
-    return [_kept(ctx, matrix, m)]
+    return [_kept(ctx, matrix, m, a.vec)]
 
 
 @rule("dot", "vdot")
@@ -94,7 +94,7 @@ def linear(ctx: Context, a: Any) -> Dims:
     *lead, k = ctx.dims(a.input)
     n, kw = ctx.dims(a.weight)
     contract(ctx, a.input, k, a.weight, kw)
-    result = [*lead, _kept(ctx, a.weight, n)]
+    result = [*lead, _kept(ctx, a.weight, n, a.input)]
     if a.bias is not None:
         ctx.unify(n, ctx.dims(a.bias)[0])
     return result
@@ -112,7 +112,7 @@ def convolution(ctx: Context, a: Any) -> Dims:
     w_in, w_out = (first, second) if a.transposed else (second, first)
     if a.groups == 1:
         contract(ctx, a.input, in_channels, a.weight, w_in)
-        out_channels = _kept(ctx, a.weight, w_out)
+        out_channels = _kept(ctx, a.weight, w_out, a.input)
     else:
         out_channels = _grouped(ctx, a, in_channels, first, second)
     if a.bias is not None:

@@ -26,8 +26,7 @@ def broadcast(ctx: Context, operands: Sequence[Dims], shape: Sequence[int]) -> D
                 found = dims[index]
             else:
                 ctx.unify(found, dims[index])
-                if channels.sources(dims[index]) and not channels.sources(found):
-                    found = dims[index]
+                found = channels.merged(found, dims[index])
         result.append(Fixed(size) if found is None else found)
     return result
 

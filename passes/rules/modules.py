@@ -28,6 +28,14 @@ def multihead_attention(ctx: Context, module: Any, args: Any, kwargs: Any, outpu
     ctx.note("embed_dim", embed)
 
 
+@module_rule(nn.RMSNorm)
+def rms_norm(ctx: Context, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """The normalised shape is that of the last dimensions."""
+    dims = ctx.dims(output)[-len(module.normalized_shape) :]
+    for index, dim in enumerate(dims):
+        ctx.note(f"normalized_shape.{index}", dim)
+
+
 @module_rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def instance_norm(ctx: Context, module: Any, args: Any, kwargs: Any, output: Any) -> None:
     """The number of features is compared with the input's channels."""

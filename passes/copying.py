@@ -1,0 +1,20 @@
+"""Deep copies of models, also of those that torch refuses to copy because a hook left a computed tensor behind."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
+    """``copy.deepcopy(model, memo)``, with tensors that have a gradient history (plain attributes) copied without it."""
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)

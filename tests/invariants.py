@@ -1,0 +1,168 @@
+"""The design's invariants as functions, shared by all tests that hold nets against them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import netaug_fx
+from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState
+from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.infer import output_tensors
+from netaug_fx.passes.layout import positions, shape
+from netaug_fx.supernet import control
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def run(model: nn.Module, inputs: Inputs, seed: int = 0) -> list[Tensor]:
+    """The output tensors of one call, from a fixed random-number state."""
+    torch.manual_seed(seed)
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    return output_tensors(model(*args, **kwargs))
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor], what: str) -> None:
+    assert len(ours) == len(theirs), what
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape, what
+        assert a.dtype == b.dtype, what
+        assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)), what
+
+
+def loss(outputs: list[Tensor]) -> Tensor:
+    return sum(((t.double() ** 2).mean() for t in outputs if t.is_floating_point()), torch.zeros((), dtype=torch.double))
+
+
+def assert_target_is_the_model(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
+    """Invariant 1: outputs, gradients, running statistics and random-number use, in train and eval mode."""
+    ours, theirs = copy_model(supernet), copy_model(model)
+    for training in (True, False):
+        results = []
+        for net in (ours, theirs):
+            net.train(training)
+            net.zero_grad(set_to_none=True)
+            outputs = run(net, inputs)
+            loss(outputs).backward()
+            results.append((outputs, torch.get_rng_state()))
+        assert_equal(results[0][0], results[1][0], f"outputs, training={training}")
+        assert torch.equal(results[0][1], results[1][1]), f"random numbers used, training={training}"
+        gradients = dict(ours.named_parameters(remove_duplicate=False))
+        for name, parameter in theirs.named_parameters(remove_duplicate=False):
+            twin = gradients[name]
+            assert (twin.grad is None) == (parameter.grad is None), name
+            if parameter.grad is not None:
+                assert torch.equal(torch.nan_to_num(twin.grad), torch.nan_to_num(parameter.grad)), f"gradient of {name}"
+        buffers = dict(ours.named_buffers(remove_duplicate=False))
+        for name, buffer in theirs.named_buffers(remove_duplicate=False):
+            assert torch.equal(buffers[name], buffer), f"buffer {name}"
+    for net in (ours, theirs):
+        net.zero_grad(set_to_none=True)
+
+
+def assert_extract_restores(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
+    """Invariant 2: class, keys, tensors bit for bit, module classes and attributes."""
+    tiny = netaug_fx.extract(supernet)
+    assert type(tiny) is type(model)
+    expected = model.state_dict()
+    got = tiny.state_dict()
+    assert list(got) == list(expected)
+    for key, value in expected.items():
+        if isinstance(value, Tensor):
+            assert got[key].dtype == value.dtype, key
+            assert torch.equal(torch.nan_to_num(got[key]), torch.nan_to_num(value)), key
+    assert [(n, type(m)) for n, m in tiny.named_modules()] == [(n, type(m)) for n, m in model.named_modules()]
+    for ours, theirs in zip(tiny.modules(), model.modules(), strict=True):
+        assert ours.__dict__.keys() == theirs.__dict__.keys()
+        assert ours._parameters.keys() == theirs._parameters.keys()
+        assert ours._buffers.keys() == theirs._buffers.keys()
+    assert_equal(run(tiny.eval(), inputs), run(copy_model(model).eval(), inputs), "extracted outputs")
+
+
+def assignments(supernet: Any, count: int = 3, seed: int = 0) -> Iterator[dict[str, int]]:
+    """The base, the widest and random widths, in that order."""
+    generator = random.Random(seed)
+    yield {group.name: group.width for group in supernet.groups}
+    yield supernet.widest
+    for _ in range(count):
+        yield {group.name: generator.randint(group.width, group.choices[-1]) for group in supernet.groups}
+
+
+def elastic_tensors(supernet: nn.Module) -> Iterator[tuple[nn.Module, ElasticTensor]]:
+    for module in supernet.modules():
+        state = module.__dict__.get(STATE)
+        if isinstance(state, ModuleState):
+            yield from ((module, tensor) for tensor in state.tensors.values())
+
+
+def registered(module: nn.Module, name: str) -> Tensor:
+    found = module._parameters.get(name, module._buffers.get(name))
+    assert found is not None, name
+    return found
+
+
+def zero_extra_to_target_(supernet: nn.Module) -> None:
+    """Zeroes what feeds extra channels into the target; all other extra blocks get noise, so that a wrong map shows."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module, tensor in elastic_tensors(supernet):
+            for dim, extra in zip(tensor.dims, tensor.extras, strict=True):
+                block = registered(module, extra)
+                if dim in tensor.contracted:
+                    block.zero_()
+                elif block.is_floating_point():
+                    block.copy_(torch.rand(block.shape, generator=generator) * 0.5 + 0.1)
+
+
+@contextmanager
+def statistics_of_the_target(supernet: Any, inputs: Inputs) -> Iterator[None]:
+    """Within an augmented context, norms use the target's running statistics on the target's channels."""
+    active = control(supernet).active
+    statistics = {}
+    for module, tensor in elastic_tensors(supernet):
+        if tensor.kind != STATISTIC:
+            continue
+        base = registered(module, tensor.name)
+        wide = torch.full(shape(tensor.layouts, active.widths), 1, dtype=base.dtype)
+        if base.dim():
+            wide[positions(tensor.layouts[0], None, active.widths)] = base
+        statistics[tensor.full_name] = wide if base.dim() else base.clone()
+    active.statistics = statistics
+    yield
+
+
+def assert_zeroed_extras_give_the_target(supernet: Any, inputs: Inputs, tolerance: float = 1e-7) -> None:
+    """Invariant 3: with extra-to-target blocks zeroed, every width gives the target's outputs (in float64)."""
+    net = copy_model(supernet).double().eval()
+    zero_extra_to_target_(net)
+    inputs = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    with torch.no_grad():
+        expected = run(net, inputs)
+        for widths in assignments(net):
+            with net.augmented(widths), statistics_of_the_target(net, inputs):
+                got = run(net, inputs)
+            for a, b in zip(got, expected, strict=True):
+                assert a.shape == b.shape
+                torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def assert_augmented_step_reaches_everything(supernet: Any, inputs: Inputs) -> None:
+    """One training step of both passes: finite gradients, and one for every extra block."""
+    net = copy_model(supernet).train()
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with net.augmented():
+        loss(run(net, inputs)).backward()
+    for name, buffer in net.named_buffers():
+        assert torch.equal(torch.nan_to_num(buffer), torch.nan_to_num(buffers[name])), f"augmented pass changed {name}"
+    for module, tensor in elastic_tensors(net):
+        for extra in tensor.extras:
+            block = registered(module, extra)
+            if block.requires_grad:
+                assert block.grad is not None, f"{tensor.full_name}: {extra} has no gradient"
+                assert torch.isfinite(block.grad).all(), extra
