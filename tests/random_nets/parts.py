@@ -20,8 +20,8 @@ YES_NO = (False, True)
 NESTED = ("a block of another kind",)
 """In place of options: the value is a block that nests none itself."""
 
-MIXING = frozenset({"layer", "standardised"})
-"""Option values under which values of one channel depend on all the others."""
+MIXING = frozenset({"layer", "standardised", "mean"})
+"""Option values under which one channel depends on all the others, by a statistic that a compiler may let grow."""
 
 LARGEST = 8
 """No feature map gets taller or wider than this."""
