@@ -21,7 +21,7 @@ from netaug_fx.errors import ExportError, InputError, NetAugError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes.compare_graphs import LabelledGraph, difference, from_modules, from_onnx, from_program
 from netaug_fx.passes.compare_modules import borrowed_tensors, check_class, check_modules, check_state
-from netaug_fx.passes.flatten import FlatModel, flat_model, with_batch
+from netaug_fx.passes.flatten import flat_model, with_batch
 from netaug_fx.passes.macs import MacCount, count
 from netaug_fx.passes.onnx_export import Capture, capture, write_onnx
 from netaug_fx.passes.report import Check, Report
@@ -165,15 +165,13 @@ def _original(pair: _Pair) -> Iterator[nn.Module]:
         yield pair.model
 
 
-def _flat(model: nn.Module, pair: _Pair) -> FlatModel:
-    return flat_model(model, pair.inputs)
-
-
 def _check_forward(pair: _Pair) -> Check:
     if not pair.same_tensors:
         return Check("forward", False, "could not run: the state_dicts differ, so the weights do not fit")
     with _original(pair) as original:
-        return compare_outputs.check_forward(_flat(pair.tiny, pair), _flat(original, pair), pair.tolerance)
+        # The same sums in the same order: far closer than another runtime comes.
+        ours, theirs = (flat_model(model, pair.inputs) for model in (pair.tiny, original))
+        return compare_outputs.check_forward(ours, theirs, pair.tolerance / 100)
 
 
 def _check_graph(pair: _Pair) -> Check:

@@ -19,7 +19,8 @@ from netaug_fx.errors import ExportError, InputError, VerificationError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes import verify as verify_module
 from netaug_fx.passes.compare_graphs import LabelledGraph, Vertex, difference, from_modules, from_onnx
-from netaug_fx.passes.onnx_export import export_onnx
+from netaug_fx.passes.compare_outputs import check_runtime
+from netaug_fx.passes.onnx_export import Capture, capture, export_onnx, write_onnx
 from netaug_fx.passes.report import Check, Report
 from netaug_fx.passes.verify import verify
 
@@ -116,7 +117,12 @@ CHANGES: list[tuple[str, Callable[[Net], Any], set[str], str]] = [
         {"modules", "forward", "graph"},
         "act.1 is new",
     ),
-    ("stride", lambda net: setattr(net.stem, "stride", (1, 1)), {"modules", "forward", "graph", "macs"}, "stride=(1, 1)"),
+    (
+        "stride",
+        lambda net: setattr(net.stem, "stride", (1, 1)),
+        {"modules", "forward", "graph", "macs"},
+        "stride=(1, 1)",
+    ),
     ("epsilon", lambda net: setattr(net.norm, "eps", 1e-3), {"modules", "forward", "graph"}, "eps=0.001"),
     ("activation", lambda net: setattr(net, "act", nn.Hardtanh(0.0, 0.1)), {"modules", "forward", "graph"}, "act"),
     ("dtype", lambda net: net.double(), {"state_dict", "forward", "graph"}, "torch.float64"),
@@ -178,24 +184,31 @@ def test_a_wrong_mac_count_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verify(Net(), Net(), X, onnx=False)["macs"].passed
 
 
-@pytest.mark.parametrize("shift", ["values", "winner", "shape"])
-def test_a_wrong_onnx_runtime_output_fails(monkeypatch: pytest.MonkeyPatch, shift: str) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capture, Path]:
+    captured = capture(Net(), X)
+    return captured, write_onnx(captured, tmp_path_factory.mktemp("onnx") / "net.onnx")
+
+
+@pytest.mark.parametrize("shift", ["none", "values", "winner", "shape", "missing"])
+def test_a_wrong_onnx_runtime_output_fails(
+    exported: tuple[Capture, Path], monkeypatch: pytest.MonkeyPatch, shift: str
+) -> None:
     true_run = compare_outputs.run_onnx
 
     def run(path: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
         (output,) = true_run(path, inputs)
-        if shift == "values":
-            return [output * 1.01]
-        return [output[..., ::-1].copy()] if shift == "winner" else [output[..., :2]]
+        wrong = {"none": output, "values": output * 1.01, "winner": output[..., ::-1], "shape": output[..., :2]}
+        return [wrong[shift]] if shift in wrong else []
 
     monkeypatch.setattr(compare_outputs, "run_onnx", run)
-    report = verify(Net(), Net(), X)
-    expected = {"values": {"onnx runtime"}, "winner": {"onnx runtime", "onnx argmax"}}
-    assert failed(report) == expected.get(shift, {"onnx runtime", "onnx argmax"})
-    assert "batch 1" in report["onnx runtime"].detail
+    checks = check_runtime(*exported, 1e-4)
+    expected = {"none": set(), "values": {"onnx runtime"}}.get(shift, {"onnx runtime", "onnx argmax"})
+    assert {check.name for check in checks if not check.passed} == expected
+    assert shift == "none" or checks[0].detail.startswith("batch 1, random input 1: ")
 
 
-def test_an_onnx_runtime_that_does_not_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_runtime_that_does_not_run_fails_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(path: Any, inputs: Any) -> list[np.ndarray[Any, Any]]:
         raise ExportError("no runtime")
 
