@@ -9,11 +9,26 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from netaug_fx.api import augment, inspect
+from netaug_fx.calibration import calibrate_
+from netaug_fx.errors import NetAugError
+from netaug_fx.inspection import Inspection
 from netaug_fx.passes.extract import extract
+from netaug_fx.passes.graph import Group, Pin
+from netaug_fx.sorting import sort_channels_
 
 try:
     __version__ = version("netaug_fx")
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["augment", "extract", "inspect"]
+__all__ = [
+    "Group",
+    "Inspection",
+    "NetAugError",
+    "Pin",
+    "augment",
+    "calibrate_",
+    "extract",
+    "inspect",
+    "sort_channels_",
+]

@@ -13,7 +13,7 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.passes.layout import Layout, Widths, select, shape, size
+from netaug_fx.passes.layout import Layout, Widths, select, shape, size, storage_order
 
 STATE = "_netaug"
 PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
@@ -45,6 +45,7 @@ class Active:
         widest: The largest width of every group.
         statistics: Norm statistics to use in augmented mode, by buffer name; None for batch statistics. A missing one
             is made on first use, at the active width.
+        scratch: What a forward wrote into its buffers in the augmented pass at hand; forgotten after it.
         assembling: True while a tensor is put together, so that whoever watches operators can look away.
         shapes_only: Give tensors of the right shape without assembling them (for runs on fake tensors).
     """
@@ -53,6 +54,7 @@ class Active:
         self.widths: Widths | None = None
         self.widest = widest
         self.statistics: dict[str, Tensor] | None = None
+        self.scratch: dict[str, Tensor] = {}
         self.assembling = False
         self.shapes_only = False
 
@@ -159,6 +161,17 @@ def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: 
     return result
 
 
+def disassemble(full: Tensor, base_shape: Sequence[int], tensor: ElasticTensor, widest: Widths) -> tuple[Tensor, list[Tensor]]:
+    """The inverse of ``assemble`` at the widest: the original's part and the extra blocks, as views or copies of ``full``."""
+    for dim in tensor.dims:
+        full = full.index_select(dim, storage_order(tensor.layouts[dim], widest).to(full.device))
+    blocks = []
+    for dim in tensor.dims:
+        blocks.append(full.narrow(dim, base_shape[dim], full.shape[dim] - base_shape[dim]))
+        full = full.narrow(dim, 0, base_shape[dim])
+    return full, blocks
+
+
 def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
     if chosen is None:
         return block.narrow(dim, 0, count)
@@ -178,6 +191,8 @@ def _current(module: nn.Module, name: str) -> Any:
         return _statistic(base, tensor, active)
     if not tensor.dims and tensor.kind != MUTATED:
         return base
+    if tensor.full_name in active.scratch:
+        return active.scratch[tensor.full_name]
     active.assembling = True
     try:
         if active.shapes_only:
@@ -189,6 +204,8 @@ def _current(module: nn.Module, name: str) -> Any:
             result = base.clone()
         if not result.requires_grad and base.requires_grad:
             result.requires_grad_()  # without gradients too: torch picks some kernels by this flag
+        if tensor.kind == MUTATED:
+            active.scratch[tensor.full_name] = result
         return result
     finally:
         active.assembling = False
@@ -278,12 +295,20 @@ def elastic_class(
         forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
         namespace["forward"] = forward
 
+    def set_attribute(self: nn.Module, name: str, value: Any) -> None:
+        state: ModuleState | None = self.__dict__.get(STATE)
+        if state is not None and state.active.widths is not None and name in self._buffers and name in state.tensors:
+            # an augmented pass that replaces a buffer leaves the target's alone
+            state.active.scratch[state.tensors[name].full_name] = value
+        else:
+            super(created, self).__setattr__(name, value)
+
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         _, _, state, *rest = super(created, self).__reduce_ex__(2)  # type: ignore[misc]
         return (_rebuild, (base, tensors, integers, rewritten, mixin), state, *rest)
 
     namespace.update(
-        __reduce_ex__=reduce, __module__=base.__module__, __qualname__=base.__qualname__, __doc__=base.__doc__, _netaug_base=base
+        __reduce_ex__=reduce, __setattr__=set_attribute, __module__=base.__module__, __qualname__=base.__qualname__, __doc__=base.__doc__, _netaug_base=base
     )
     bases = (base,) if mixin is None else (mixin, base)
     created: type[nn.Module] = type(base)(base.__name__, bases, namespace)

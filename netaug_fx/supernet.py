@@ -113,10 +113,12 @@ class Supernet:
         active = own.active
         before = active.widths, active.statistics
         active.widths, active.statistics = chosen, None if getattr(self, "training", True) else own.calibrated.get(chosen)
+        active.scratch = {}
         try:
             yield dict(zip((group.name for group in own.groups), chosen, strict=True))
         finally:
             active.widths, active.statistics = before
+            active.scratch = {}
 
     def target_state_dict(self) -> dict[str, Any]:
         """The state_dict of the target alone: it loads into the plain model."""

@@ -136,11 +136,13 @@ class _Inference:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if self.fake else None
         self.copy = self._copy_model()
         tensors = self._type_tensors()
-        before = _attributes(self.copy)
+        before, buffers = _attributes(self.copy), dict(self.copy.named_buffers())
         operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
         if _attributes(self.copy) != before:  # the first call filled a cache: record calls as they are from now on
             self.fills_caches = True
             operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
+        replaced = (name for name, buffer in self.copy.named_buffers() if buffer is not buffers.get(name))
+        self.context.mutated.update(name for name in replaced if name in tensors)
         self._trace_forwards()
         while self.forwards and not self._run_traced(operators):
             continue

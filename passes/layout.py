@@ -128,6 +128,21 @@ def arrange(layout: Layout, within: Widths, order: Callable[[Grow], Tensor]) -> 
     return positions
 
 
+def coordinates(layout: Layout, widths: Widths, group: int) -> Tensor:
+    """For every position of a dimension at ``widths``, its coordinate in ``group``; -1 outside the group."""
+    if isinstance(layout, Size):
+        return torch.full((layout.size,), -1)
+    if isinstance(layout, Grow):
+        width = widths[layout.group]
+        return torch.arange(width) if layout.group == group else torch.full((width,), -1)
+    if isinstance(layout, Parts):
+        return torch.cat([coordinates(part, widths, group) for part in layout.parts])
+    result = torch.full((1,), -1)
+    for item in layout.factors:
+        result = torch.maximum(result[:, None], coordinates(item, widths, group)).reshape(-1)
+    return result
+
+
 @lru_cache(maxsize=65536)
 def positions(layout: Layout, widths: Widths | None, within: Widths) -> Tensor:
     """Where the elements of a dimension at ``widths`` (None: the original's) sit in the same dimension at ``within``."""

@@ -1,0 +1,96 @@
+"""Calibration: norm statistics re-estimated from data, for the target or for any other width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from netaug_fx.elastic import STATE, STATISTIC, ModuleState
+from netaug_fx.errors import InputError
+from netaug_fx.supernet import control
+
+
+def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, int] | None = None) -> None:
+    """Re-estimates the running statistics of all norms as plain averages over the batches of ``loader``, in place.
+
+    For the target (``widths=None``) they replace the running statistics. For other widths they are kept beside them, and
+    used by ``augmented(widths)`` in evaluation mode. ([NetAug], appendix: the authors re-estimate on 16k images.)
+
+    Args:
+        supernet: What ``augment`` returned.
+        loader: Batches: a tensor, a tuple or list whose first item is the input, or a dict of keyword arguments.
+        widths: Width by group name, as for ``augmented``; the target's by default.
+
+    Raises:
+        InputError: not a supernet, unknown groups or widths out of range, or a loader without batches.
+    """
+    own = control(supernet)
+    norms = [module for module in supernet.modules() if _keeps_statistics(module)]
+    if not norms:
+        return
+    assignment = None if widths is None else own.as_widths(widths)
+    device = next((parameter.device for parameter in supernet.parameters()), torch.device("cpu"))
+    with torch.no_grad(), _averaging(supernet, norms):
+        if widths is None:
+            _reset_(norms)
+            context: Any = nullcontext()
+        else:
+            context = supernet.augmented(widths)  # type: ignore[operator]
+        with context:
+            if assignment is not None:
+                own.active.statistics = {}
+            count = _feed(supernet, loader, device)
+            statistics = own.active.statistics
+    if count == 0:
+        raise InputError("loader gave no batches: calibrate_ needs at least one")
+    if assignment is not None:
+        own.calibrated[assignment] = statistics or {}
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    state = module.__dict__.get(STATE)
+    return isinstance(state, ModuleState) and any(tensor.kind == STATISTIC for tensor in state.tensors.values())
+
+
+@contextmanager
+def _averaging(supernet: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
+    """All modules in evaluation mode but the norms, whose momentum gives a plain average; put back at the end."""
+    modes = {module: module.training for module in supernet.modules()}
+    momenta = {module: module.__dict__["momentum"] for module in norms if "momentum" in module.__dict__}
+    try:
+        supernet.eval()
+        for module in norms:
+            module.training = True
+        for module in momenta:
+            module.__dict__["momentum"] = None
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for module, momentum in momenta.items():
+            module.__dict__["momentum"] = momentum
+
+
+def _reset_(norms: list[nn.Module]) -> None:
+    for module in norms:
+        state: ModuleState = module.__dict__[STATE]
+        for tensor in state.tensors.values():
+            buffer = module._buffers.get(tensor.name)
+            if tensor.kind == STATISTIC and buffer is not None:
+                buffer.fill_(1 if tensor.name.endswith("var") else 0)
+
+
+def _feed(supernet: nn.Module, loader: Iterable[Any], device: torch.device) -> int:
+    count = 0
+    for count, batch in enumerate(loader, start=1):  # noqa: B007 (the count is the result)
+        moved = pytree.tree_map_only(Tensor, lambda t: t.to(device), batch)
+        if isinstance(moved, Mapping):
+            supernet(**moved)
+        else:
+            supernet(moved[0] if isinstance(moved, (tuple, list)) else moved)
+    return count
