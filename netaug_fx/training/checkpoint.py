@@ -26,6 +26,7 @@ from netaug_fx.atomic import atomic_open
 from netaug_fx.errors import CheckpointError, RunError
 
 FORMAT = 1
+METADATA = "netaug_fx"  # the entry of a safetensors header that holds ours, as JSON
 
 
 @dataclass
@@ -107,13 +108,14 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, Any]) -> N
     """
     # Tied weights are written once for each name: safetensors refuses memory that is shared.
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-    header = {key: json.dumps(value) for key, value in metadata.items()}
+    # One entry, since safetensors writes several in an order that changes from run to run.
+    header = {METADATA: json.dumps(dict(metadata))}
     with writing(path), atomic_open(path) as stream:
         stream.write(safetensors_bytes(tensors, metadata=header))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a ``.safetensors`` file, or the ``state_dict`` in a ``.pt`` file (no metadata).
+    """Tensors and our metadata of a ``.safetensors`` file, or the ``state_dict`` in a ``.pt`` file (no metadata).
 
     Raises:
         CheckpointError: the file is missing, truncated, or holds more than tensors.
@@ -129,17 +131,12 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+            header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is truncated or no safetensors file: {error}. Write or download it anew."
         ) from None
-    except json.JSONDecodeError:
-        raise CheckpointError(
-            f"{path} was not written by netaug_fx: its metadata is not JSON. Load it with safetensors.torch and save "
-            "the tensors with torch.save instead."
-        ) from None
-    return tensors, metadata
+    return tensors, json.loads(header.get(METADATA, "{}"))
 
 
 def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
@@ -171,16 +168,17 @@ def _torch_load(path: Path) -> Any:
     _require_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch puts its general advice below the first lines; loading without weights_only would run the code.
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        # torch names what it refused, below advice to load without weights_only, which would run the code.
+        refused = next((line.strip() for line in lines if "global" in line.lower() and "Unsupported" in line), None)
+        if refused is not None:
+            raise CheckpointError(
+                f"{path} holds more than plain tensors, and loading it could run code: {refused} "
+                "Save a state_dict, or use a .safetensors file."
+            ) from None
         raise CheckpointError(
-            f"{path} holds more than plain tensors, and loading it could run code: {reason.strip() or 'refused'}. "
-            "Save a state_dict, or use a .safetensors file."
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or no checkpoint: {str(error).splitlines()[0]}. Use another one, or start a new run."
+            f"{path} is truncated or no checkpoint: {lines[0]}. Use another one, or start a new run."
         ) from None
 
 

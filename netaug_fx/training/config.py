@@ -122,7 +122,7 @@ class NetAugConfig(Section):
 class OptimConfig(Section):
     """SGD with Nesterov momentum; warm-up, then cosine, by iteration. Biases and norms have no weight decay."""
 
-    epochs: int = Field(default=40, ge=1, description="Passes over the training images, for each arm.")
+    epochs: int = Field(default=25, ge=1, description="Passes over the training images, for each arm.")
     lr: float = Field(default=0.1, gt=0, description="Highest learning rate, reached after the warm-up.")
     warmup_epochs: float = Field(default=2.0, ge=0, description="Epochs over which the learning rate rises from zero.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD.")
@@ -144,6 +144,12 @@ class TrainConfig(Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Decides initial weights, data order and drawn widths.")
     device: Literal["auto", "cpu"] = Field(default="auto", description="`auto` uses an accelerator where there is one.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of torch; unset: 1 for digits, where more only get in each other's way, else torch's "
+        "own. Results are the same bit for bit only for the same number.",
+    )
     opset: int | None = Field(default=None, ge=1, description="ONNX opset of `tiny.onnx`; unset: the exporter's own.")
 
     @model_validator(mode="after")

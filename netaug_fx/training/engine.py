@@ -278,6 +278,6 @@ def _diverged(arm: Arm) -> RunError:
 
 def _fingerprint(config: TrainConfig, net: nn.Module) -> str:
     """Identifies what decides the weights: settings, and the names and shapes of the net's tensors."""
-    settings: Mapping[str, Any] = config.model_dump(mode="json", exclude={"device": True, "opset": True, "arms": True})
+    settings: Mapping[str, Any] = config.model_dump(mode="json", exclude={"device", "threads", "opset", "arms"})
     shapes = {key: list(value.shape) for key, value in net.state_dict().items() if isinstance(value, Tensor)}
     return hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()

@@ -64,15 +64,15 @@ class FolderImages:
         """
         train_root = root / "train" if (root / "train").is_dir() else root
         classes = _class_names(train_root)
-        files, labels = _collect(train_root, classes)
+        files, labels = _collect(train_root, classes, all_classes=True)
         if train_root != root and (root / "val").is_dir():
-            strangers = sorted(set(_class_names(root / "val")) - set(classes))
+            strangers = sorted({folder.name for folder in _folders(root / "val")} - set(classes))
             if strangers:
                 raise DataError(
                     f"{root / 'val'} has classes that {train_root} has not: {', '.join(strangers[:5])}. "
                     "Both folders need the same class sub-folders."
                 )
-            val_files, val_labels = _collect(root / "val", classes)
+            val_files, val_labels = _collect(root / "val", classes, all_classes=False)
             return cls(files, labels, side), cls(val_files, val_labels, side), classes
         train, val = stratified_split(labels, val_fraction, seed)
         if not val:
@@ -109,7 +109,7 @@ def _broken(file: Path, error: Exception) -> DataError:
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    classes = tuple(folder.name for folder in _folders(root))
     if not classes:
         raise DataError(f"{root} has no class sub-folders. {LAYOUT}")
     if len(classes) == 1:
@@ -117,13 +117,17 @@ def _class_names(root: Path) -> tuple[str, ...]:
     return classes
 
 
-def _collect(root: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _collect(root: Path, classes: Sequence[str], *, all_classes: bool) -> tuple[list[Path], list[int]]:
     """All image files below each class's folder, in the order of their names."""
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in EXTENSIONS)
-        if not found and root.name != "val":
+        if not found and all_classes:
             raise DataError(f"{root / name} holds no image. {LAYOUT} Endings read: {', '.join(sorted(EXTENSIONS))}.")
         files += found
         labels += [label] * len(found)

@@ -17,11 +17,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
@@ -69,6 +72,7 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
         RunError: the folder exists, cannot be written, the loss diverged, or the run was interrupted.
         InputError: model or settings cannot be used.
         DataError: the images cannot be used.
+        ExportError: the opset cannot be had.
     """
     folder = folder or default_folder(config)
     if folder.exists():
@@ -109,25 +113,34 @@ def resume(folder: Path) -> Path:
 
 
 def prepare(config: TrainConfig) -> Task:
-    """Load the images and try the net on two of them.
+    """Load the images, try the net on two of them, and where an opset is asked for, try to export it.
 
     Raises:
-        InputError: the net does not exist, cannot take the images, or its outputs do not match the classes.
+        InputError: the net does not exist, cannot take the images, or its outputs do not match the classes; or a
+            setting of the augmentation does not fit it.
         DataError: the images cannot be used.
+        ExportError: the opset cannot be had; found here, before hours of training.
     """
     data = config.data
     if data.image_size is None and data.name != "digits":
         shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
         data = data.model_copy(update={"image_size": shape and shape[-1]})
     task = load_task(data, config.seed)
-    check_outputs(build_net(config, task, "baseline"), task.example(), len(task.classes), config.model.name)
+    net = build_net(config, task, "baseline")
+    check_outputs(net, task.example(), len(task.classes), config.model.name)
+    if "netaug" in config.active_arms:
+        build_net(config, task, "netaug")
+    if config.opset is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            export_onnx(net, Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
     return task
 
 
 def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Path:
     """Train the arms one after the other, then finish the run on the main process."""
     arms: list[Arm] = []
-    with make_progress(main_process=accelerator.is_main_process) as progress:
+    threads = config.threads or (1 if config.data.name == "digits" else None)
+    with _torch_threads(threads), make_progress(main_process=accelerator.is_main_process) as progress:
         progress.message(
             f"{config.model.name} on {task.name}: {len(task.train.labels)} training and {len(task.val.labels)} "
             f"validation images, {len(task.classes)} classes; run folder {folder}"
@@ -147,6 +160,17 @@ def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Pa
     return folder
 
 
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch compute on that many CPU threads; None leaves the number alone."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -> dict[str, Any]:
     """Extract, save, export, verify, and write the report.
 
@@ -158,14 +182,14 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
     supernet: Any = next((arm.net for arm in arms if arm.name == "netaug"), None)
     tiny = nets["netaug"] if "netaug" in nets else nets["baseline"]
     original = build_net(config, task, "baseline")
-    example = task.example()
+    image = task.example(1)
     metadata = weights_metadata(config, task)
     save_weights(tiny, folder / "tiny.safetensors", metadata)
     if "baseline" in nets:
         save_weights(nets["baseline"], folder / "baseline.safetensors", metadata)
     with writing(folder / "tiny.onnx"):
-        export_onnx(tiny, folder / "tiny.onnx", (example,), opset=config.opset)
-    verification = verify(tiny, original, (example,))
+        export_onnx(tiny, folder / "tiny.onnx", (image,), opset=config.opset)
+    verification = verify(tiny, original, (image,))
     groups, pins = ((), ()) if supernet is None else (supernet.groups, supernet.pins)
     facts = make_report(
         config,
@@ -173,7 +197,7 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
         {arm.name: ArmResult(arm.history, arm.step, arm.seconds) for arm in arms},
         groups=groups,
         pins=pins,
-        macs=_costs(tiny, original, supernet, example[:1]),
+        macs=_costs(tiny, original, supernet, image),
         verification=verification.to_dict(),
     )
     write_report(facts, original, folder, groups=groups, pins=pins)
