@@ -14,7 +14,10 @@ from netaug_fx.errors import NetAugError
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.extract import extract
 from netaug_fx.passes.graph import Group, Pin
+from netaug_fx.passes.report import Report
+from netaug_fx.passes.verify import verify
 from netaug_fx.sorting import sort_channels_
+from netaug_fx.supernet import Supernet
 
 try:
     __version__ = version("netaug_fx")
@@ -26,9 +29,12 @@ __all__ = [
     "Inspection",
     "NetAugError",
     "Pin",
+    "Report",
+    "Supernet",
     "augment",
     "calibrate_",
     "extract",
     "inspect",
     "sort_channels_",
+    "verify",
 ]

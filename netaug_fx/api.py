@@ -14,8 +14,7 @@ from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
 from netaug_fx.passes.check import check, check_target
 from netaug_fx.passes.graph import dependency_graph, find_groups
-from netaug_fx.passes.infer import Analysis, infer
-from netaug_fx.passes.infer import Inputs as Inputs
+from netaug_fx.passes.infer import Analysis, Inputs, infer
 from netaug_fx.passes.plan import Plan, Ratio, plan
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
@@ -31,7 +30,7 @@ def augment(
     pin: Sequence[str] = (),
     divisor: int = 1,
     seed: int = 0,
-) -> Any:
+) -> Supernet:
     """Puts ``model`` inside a wider net that shares its weights.
 
     Args:
@@ -71,6 +70,7 @@ def augment(
         torch.Size([1, 4, 12, 12])
     """
     _, chosen, supernet, inputs = _compile(model, ratio, example_inputs, pin, divisor, seed)
+    assert isinstance(supernet, Supernet)
     install(supernet, chosen.groups, chosen.pins, seed)
     check_target(supernet, model, inputs)
     return supernet
@@ -103,13 +103,15 @@ def inspect(
 
 def _compile(
     model: nn.Module, ratio: Ratio, example_inputs: Any, pin: Sequence[str], divisor: int, seed: int
-) -> tuple[Analysis, Plan, nn.Module, Any]:
+) -> tuple[Analysis, Plan, nn.Module, Inputs]:
     """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew."""
     checked_model(model)
     elastic = next((path for path, module in model.named_modules() if is_elastic(module)), None)
     if elastic is not None:
         where = f"its module {elastic!r}" if elastic else "it"
-        raise InputError(f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first")
+        raise InputError(
+            f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first"
+        )
     inputs = resolve_inputs(model, example_inputs)
     analysis = infer(model, inputs)
     refused: dict[Var, Reason] = {}
@@ -120,4 +122,6 @@ def _compile(
         if not broken:
             return analysis, chosen, supernet, inputs
         refused |= broken
-    raise CheckError(f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it")
+    raise CheckError(
+        f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it"
+    )

@@ -18,7 +18,8 @@ from netaug_fx.supernet import control
 def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, int] | None = None) -> None:
     """Re-estimates the running statistics of all norms as plain averages over the batches of ``loader``, in place.
 
-    For the target (``widths=None``) they replace the running statistics. For other widths they are kept beside them, and
+    For the target (``widths=None``) they replace the running statistics. For other widths they are kept beside them,
+    and
     used by ``augmented(widths)`` in evaluation mode. ([NetAug], appendix: the authors re-estimate on 16k images.)
 
     Args:

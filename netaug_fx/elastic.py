@@ -3,7 +3,8 @@
 ``Elastic<Cls>`` is generated from a module's class: its tensor attributes that hold width variables become properties.
 In target mode a property returns the original tensor itself, so the target is never copied, moved or sliced. In
 augmented mode it returns the tensor assembled for the active widths from the original and the extra blocks beside it.
-A few integers (``groups``, ``num_groups``, ...) follow the same way, and a forward whose text holds widths is replaced by
+A few integers (``groups``, ``num_groups``, ...) follow the same way, and a forward whose text holds widths is
+replaced by
 its rewritten form. The swap is undone exactly by ``passes.extract``.
 """
 
@@ -21,9 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netaug_fx.errors import InputError
 from netaug_fx.passes.layout import Layout, Widths, select, shape, size, storage_order
 
 STATE = "_netaug"
+_MARK = "_netaug_elastic"
 PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
 
 # Integers that torch.nn keeps as attributes and reads in its forward: class -> attribute -> name noted by the rules.
@@ -64,7 +67,8 @@ class ElasticTensor:
     """A parameter or buffer that follows the active widths.
 
     ``extras[k]`` names the block that holds what dimension ``dims[k]`` gains: of the original's size on earlier elastic
-    dimensions, of the widest size on later ones. ``contracted`` lists those of ``dims`` that the forward sums over: their
+    dimensions, of the widest size on later ones. ``contracted`` lists those of ``dims`` that the forward sums over:
+    their
     blocks hold the extra-to-target weights.
     """
 
@@ -91,7 +95,9 @@ class ForwardSource:
 
     def compile(self) -> Callable[..., Any]:
         """The function, taking the module as ``self``."""
-        names = {k: importlib.import_module(v.name) if isinstance(v, _ByName) else v for k, v in self.names.items()}
+        names: dict[str, Any] = {
+            k: importlib.import_module(v.name) if isinstance(v, _ByName) else v for k, v in self.names.items()
+        }
         exec(compile(self.code, "<netaug_fx rewritten forward>", "exec"), names)
         function: Callable[..., Any] = names["forward"]
         return function
@@ -133,7 +139,7 @@ class ModuleState:
         return self._compiled[training]
 
 
-# -- assembling ----------------------------------------------------------------------------------------------------------
+# -- assembling ------------------------------------------------------------------------------------
 
 
 def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: Widths, widest: Widths) -> Tensor:
@@ -152,7 +158,9 @@ def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: 
             if chosen is None:
                 block = block.narrow(later, 0, original + count)
             else:
-                block = block.index_select(later, torch.cat([torch.arange(original), chosen + original]).to(block.device))
+                block = block.index_select(
+                    later, torch.cat([torch.arange(original), chosen + original]).to(block.device)
+                )
         result = torch.cat([result, block], dim)
     for dim in tensor.dims:
         order = selections[dim].order
@@ -161,8 +169,11 @@ def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: 
     return result
 
 
-def disassemble(full: Tensor, base_shape: Sequence[int], tensor: ElasticTensor, widest: Widths) -> tuple[Tensor, list[Tensor]]:
-    """The inverse of ``assemble`` at the widest: the original's part and the extra blocks, as views or copies of ``full``."""
+def disassemble(
+    full: Tensor, base_shape: Sequence[int], tensor: ElasticTensor, widest: Widths
+) -> tuple[Tensor, list[Tensor]]:
+    """The inverse of ``assemble`` at the widest: the original's part and the extra blocks, as views or copies of
+    ``full``."""
     for dim in tensor.dims:
         full = full.index_select(dim, storage_order(tensor.layouts[dim], widest).to(full.device))
     blocks = []
@@ -217,12 +228,14 @@ def _statistic(base: Tensor, tensor: ElasticTensor, active: Active) -> Tensor | 
     if tensor.full_name not in active.statistics:
         active.assembling = True
         start = torch.ones if tensor.name.endswith("var") else torch.zeros
-        active.statistics[tensor.full_name] = start(shape(tensor.layouts, active.widths), dtype=base.dtype, device=base.device)
+        active.statistics[tensor.full_name] = start(
+            shape(tensor.layouts, active.widths), dtype=base.dtype, device=base.device
+        )
         active.assembling = False
     return active.statistics[tensor.full_name]
 
 
-# -- classes -------------------------------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------
 
 
 def _tensor_property(name: str) -> property:
@@ -265,7 +278,6 @@ def _set_tracks_statistics(self: nn.Module, value: Any) -> None:
     self.__dict__["track_running_stats"] = value
 
 
-@functools.cache
 def elastic_class(
     base: type[nn.Module],
     tensors: frozenset[str],
@@ -280,8 +292,21 @@ def elastic_class(
         tensors: Names of parameters and buffers that become properties.
         integers: Names of integer attributes that become properties.
         rewritten: Whether the forward is replaced by the one in the module's state.
-        mixin: A class to put before ``base`` (the supernet's root).
+        mixin: A class to add behind ``base`` (the supernet's root).
     """
+    key = (base, tensors, integers, rewritten, mixin)
+    if key not in _classes:
+        _classes[key] = _make_class(*key)
+    return _classes[key]
+
+
+_Key = tuple[type[nn.Module], frozenset[str], frozenset[str], bool, type | None]
+_classes: dict[_Key, type[nn.Module]] = {}
+
+
+def _make_class(
+    base: type[nn.Module], tensors: frozenset[str], integers: frozenset[str], rewritten: bool, mixin: type | None
+) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _tensor_property(name) for name in tensors}
     namespace.update({name: _integer_property(name) for name in integers - {"track_running_stats"}})
     if "track_running_stats" in integers:
@@ -304,20 +329,41 @@ def elastic_class(
             super(created, self).__setattr__(name, value)
 
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-        _, _, state, *rest = super(created, self).__reduce_ex__(2)  # type: ignore[misc]
+        reduced: tuple[Any, ...] = super(created, self).__reduce_ex__(2)  # type: ignore[assignment]
+        _, _, state, *rest = reduced
         return (_rebuild, (base, tensors, integers, rewritten, mixin), state, *rest)
 
     namespace.update(
-        __reduce_ex__=reduce, __setattr__=set_attribute, __module__=base.__module__, __qualname__=base.__qualname__, __doc__=base.__doc__, _netaug_base=base
+        __reduce_ex__=reduce,
+        **{_MARK: True},
+        __setattr__=set_attribute,
+        __module__=base.__module__,
+        __qualname__=base.__qualname__,
+        __doc__=base.__doc__,
     )
-    bases = (base,) if mixin is None else (mixin, base)
-    created: type[nn.Module] = type(base)(base.__name__, bases, namespace)
+    bases = (base,) if mixin is None else (base, mixin)
+    metaclass: Any = type(base)
+    created: type[nn.Module] = metaclass(base.__name__, bases, namespace)
     return created
 
 
 def _rebuild(*key: Any) -> nn.Module:
     cls = elastic_class(*key)
     return cls.__new__(cls)
+
+
+def base_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The user's class that an elastic class was made from.
+
+    Raises:
+        InputError: the class was changed after augmenting (by a parametrization, say).
+    """
+    if _MARK not in vars(cls):
+        raise InputError(
+            f"a module's class became {cls.__name__} after augment: take parametrizations off before extract, "
+            "or put them on before augment"
+        )
+    return cls.__bases__[0]
 
 
 def is_elastic(module: nn.Module) -> bool:

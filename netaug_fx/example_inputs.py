@@ -18,7 +18,8 @@ _COMMON_SIZES = {1: (64, 256, 1024), 2: (64, 224, 32, 28, 8, 299), 3: (16, 32, 6
 def normalise_inputs(example_inputs: Any) -> Inputs:
     """Positional and keyword arguments from what the user gave.
 
-    A tensor is the only argument; a tuple or list holds positional arguments; a mapping holds keyword arguments; a pair of
+    A tensor is the only argument; a tuple or list holds positional arguments; a mapping holds keyword arguments; a
+    pair of
     a tuple and a mapping holds both.
 
     Raises:
@@ -36,7 +37,8 @@ def normalise_inputs(example_inputs: Any) -> Inputs:
         args = (example_inputs,)
     if not _tensors((args, kwargs)):
         raise InputError(
-            f"example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments, not {example_inputs!r}"
+            "example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments, "
+            f"not {example_inputs!r}"
         )
     return args, kwargs
 
@@ -63,8 +65,8 @@ def find_example_inputs(model: nn.Module) -> Inputs:
             return candidate
     tried = f" (the last one tried failed with {failure})" if failure else ""
     raise InputError(
-        f"no example input for {type(model).__name__} could be found{tried}; give one: example_inputs=torch.randn(2, 3, 224, 224), "
-        "a tuple of arguments, or a dict of keyword arguments"
+        f"no example input for {type(model).__name__} could be found{tried}; "
+        "give one: example_inputs=torch.randn(2, 3, 224, 224), a tuple of arguments, or a dict of keyword arguments"
     )
 
 
@@ -80,7 +82,9 @@ def resolve_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for tensor in _tensors(inputs):
         if tensor.device != device:
-            raise InputError(f"example_inputs are on {tensor.device}, the model on {device}: move them with .to({str(device)!r})")
+            raise InputError(
+                f"example_inputs are on {tensor.device}, the model on {device}: move them with .to({str(device)!r})"
+            )
     return inputs
 
 
@@ -144,4 +148,3 @@ def _first_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
 
 def _tensors(inputs: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-

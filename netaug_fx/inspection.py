@@ -32,17 +32,19 @@ class Inspection:
     model: str
     groups: tuple[Group, ...]
     pins: tuple[Pin, ...]
-    graph: nx.DiGraph
+    graph: nx.DiGraph[Any]
     modules: dict[str, str] = field(repr=False)
     opaque: dict[str, str] = field(repr=False)
     mixing: tuple[str, ...] = field(repr=False)
     growing_share: float
 
     @classmethod
-    def of(cls, model: nn.Module, analysis: Analysis, chosen: Plan, graph: nx.DiGraph) -> Inspection:
+    def of(cls, model: nn.Module, analysis: Analysis, chosen: Plan, graph: nx.DiGraph[Any]) -> Inspection:
         """Gathers what the passes found."""
         mixing = dict.fromkeys(
-            f"{m.op} in {m.module or '(model)'} at {m.location}" for m in analysis.mixing if any(map(chosen.grows, m.over))
+            f"{m.op} in {m.module or '(model)'} at {m.location}"
+            for m in analysis.mixing
+            if any(map(chosen.grows, m.over))
         )
         weights = {n: p.numel() for n, p in model.named_parameters() if p.dim() >= 2}
         grown = sum(count for name, count in weights.items() if any(map(chosen.grows, analysis.tensors[name])))
@@ -80,7 +82,9 @@ class Inspection:
             more = f" +{len(group.writers) - 1}" if len(group.writers) > 1 else ""
             rows.append((group.name, group.kind, widths, writers + more, str(len(group.layers))))
         columns = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip() for row in rows
+        ]
         head = f"{self.model}: {len(self.groups)} groups; {self.growing_share:.1%} of the weights can grow"
         stays = Counter((pin.reason, pin.op, pin.location) for pin in self.pins)
         reasons = [

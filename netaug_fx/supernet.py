@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ EXTRA = "_netaug"
 class Control:
     """The groups of a supernet and the generator of its widths; one plain object on the root.
 
-    Draw number k depends on ``seed`` and k alone, so a resumed run repeats the uninterrupted one, and ranks agree without
+    Draw number k depends on ``seed`` and k alone, so a resumed run repeats the uninterrupted one, and ranks agree
+    without
     talking. Both numbers travel in the state_dict.
     """
 
@@ -46,7 +47,10 @@ class Control:
         generator = random.Random(self.seed * 2**64 + self.draws)
         self.draws += 1
         drawn = {group.name: generator.choice(group.choices) for group in self.groups}
-        return {group.name: drawn[group.name] if kinds is None or group.kind in kinds else group.width for group in self.groups}
+        return {
+            group.name: drawn[group.name] if kinds is None or group.kind in kinds else group.width
+            for group in self.groups
+        }
 
     def as_widths(self, widths: Mapping[str, int]) -> Widths:
         """Checks an assignment by group name; groups left out keep the target's width."""
@@ -60,20 +64,44 @@ class Control:
         return tuple(widths.get(group.name, group.width) for group in self.groups)
 
 
-class Supernet:
-    """Methods that the root of a supernet has beside those of the user's class."""
+T = TypeVar("T")
 
-    @property
+
+class _Shy(Generic[T]):
+    """An attribute of the class that gives way to one of the user's model with the same name."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self.name = function.__name__
+
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        for store in ("_parameters", "_buffers", "_modules"):
+            if self.name in instance.__dict__.get(store, {}):
+                return instance.__dict__[store][self.name]  # type: ignore[no-any-return]
+        return self.function(instance)
+
+
+class Supernet(nn.Module):
+    """What the root of a supernet has beside the attributes of the user's class.
+
+    Where the user's model has an attribute of the same name, the model's wins, because its forward relies on it; the
+    supernet's is then reached as ``Supernet.augmented(model)`` or ``control(model).groups``.
+    """
+
+    @_Shy
     def groups(self) -> tuple[Group, ...]:
         """The groups that grow, with the widths they may take."""
         return control(self).groups
 
-    @property
+    @_Shy
     def pins(self) -> tuple[Pin, ...]:
         """Dimensions that stay as they are, with reasons."""
         return control(self).pins
 
-    @property
+    @_Shy
     def widths(self) -> dict[str, int]:
         """The current width of every group, by name; the target's outside ``augmented``."""
         own = control(self)
@@ -81,7 +109,7 @@ class Supernet:
         names = [group.name for group in own.groups]
         return dict(zip(names, current or [group.width for group in own.groups], strict=True))
 
-    @property
+    @_Shy
     def widest(self) -> dict[str, int]:
         """The largest width of every group, by name."""
         return {group.name: group.choices[-1] for group in control(self).groups}
@@ -112,7 +140,7 @@ class Supernet:
         chosen = own.as_widths(own.sample() if widths is None else widths)
         active = own.active
         before = active.widths, active.statistics
-        active.widths, active.statistics = chosen, None if getattr(self, "training", True) else own.calibrated.get(chosen)
+        active.widths, active.statistics = chosen, None if self.training else own.calibrated.get(chosen)
         active.scratch = {}
         try:
             yield dict(zip((group.name for group in own.groups), chosen, strict=True))
@@ -122,8 +150,8 @@ class Supernet:
 
     def target_state_dict(self) -> dict[str, Any]:
         """The state_dict of the target alone: it loads into the plain model."""
-        state: dict[str, Any] = self.state_dict()  # type: ignore[attr-defined]
-        extras = set(extra_names(self))  # type: ignore[arg-type]
+        state: dict[str, Any] = self.state_dict()
+        extras = set(extra_names(self))
         return {key: value for key, value in state.items() if key != STATE_KEY and key not in extras}
 
 
@@ -151,8 +179,8 @@ def install(supernet: nn.Module, groups: tuple[Group, ...], pins: tuple[Pin, ...
     """Puts the control object on the root of a widened model and lets its state travel in the state_dict."""
     state: ModuleState = supernet.__dict__[STATE]
     supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed)
-    supernet.register_state_dict_post_hook(save_draws)
-    supernet.register_load_state_dict_pre_hook(load_draws)
+    supernet.register_state_dict_post_hook(save_draws)  # type: ignore[no-untyped-call]
+    supernet.register_load_state_dict_pre_hook(load_draws)  # type: ignore[no-untyped-call]
 
 
 def extra_names(supernet: nn.Module) -> Iterator[str]:
@@ -165,6 +193,7 @@ def extra_names(supernet: nn.Module) -> Iterator[str]:
 
 
 def save_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:
+    """state_dict hook: the generator's seed and count travel along."""
     own = control(module)
     state_dict[prefix + STATE_KEY] = torch.tensor([own.seed, own.draws], dtype=torch.int64)
 
@@ -175,7 +204,9 @@ def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_res
     saved = state_dict.pop(prefix + STATE_KEY, None)
     if saved is not None:
         if not isinstance(saved, Tensor) or saved.shape != (2,):
-            raise CheckpointError(f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws), not {saved!r}")
+            raise CheckpointError(
+                f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws), not {saved!r}"
+            )
         own.seed, own.draws = (int(value) for value in saved)
         return
     extras = list(extra_names(module))

@@ -17,7 +17,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Union
 
 _ids = itertools.count()
 
@@ -86,7 +85,7 @@ class Product:
         return prod(factor.size for factor in self.factors)
 
 
-Type = Union[Fixed, Var, Concat, Product]
+Type = Fixed | Var | Concat | Product
 
 
 def fresh(size: int, sources: frozenset[Source] = frozenset()) -> Type:

@@ -122,13 +122,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Compare(TorchDispatchMode):
+class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Holds each operator against the recorded one that stands at its place."""
 
     def __init__(
         self, active: Active, expected: tuple[OpRecord, ...], widths: Mapping[Var, int], checked: set[Any]
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.active = active
         self.expected = expected
         self.widths = widths
@@ -147,7 +147,9 @@ class _Compare(TorchDispatchMode):
             return out
         record = self.upcoming()
         if record is None or record.func is not func:
-            raise _Disagreement(record, f"its forward runs {func} when channels are added, where it ran {record and record.op}")
+            raise _Disagreement(
+                record, f"its forward runs {func} when channels are added, where it ran {record and record.op}"
+            )
         for dims, tensor in zip(record.dims, results, strict=True):
             predicted = tuple(channels.size_at(dim, self.widths) for dim in dims)
             if predicted != tuple(tensor.shape):
@@ -177,7 +179,7 @@ def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Re
         blamed = _in_module(record.module, analysis, plan)
     if not blamed:
         blamed = set(plan.numbers)
-    return {var: place for var in blamed}
+    return dict.fromkeys(blamed, place)
 
 
 def _in_module(path: str, analysis: Analysis, plan: Plan) -> set[Var]:
@@ -201,7 +203,7 @@ def _is_operand(leaf: Any) -> bool:
     return isinstance(leaf, Operand)
 
 
-# -- the target, for real ------------------------------------------------------------------------------------------------
+# -- the target, for real --------------------------------------------------------------------------
 
 
 def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
@@ -225,7 +227,9 @@ def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
         own = dict(ours.named_buffers(remove_duplicate=False))
         named = dict(theirs.named_buffers(remove_duplicate=False))
         if not _equal((own[name] for name in named), named.values()):
-            raise CheckError(f"the target's buffers after a pass in {mode} mode differ from those of {type(model).__name__}")
+            raise CheckError(
+                f"the target's buffers after a pass in {mode} mode differ from those of {type(model).__name__}"
+            )
 
 
 def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:

@@ -128,19 +128,20 @@ def _isomorphic(a: LabelledGraph, b: LabelledGraph, colours: list[list[int]]) ->
         for index, vertex in enumerate(a.vertices)
     ):
         return True
-    graphs = [graph.to_networkx() for graph in (a, b)]
-    for graph, side in zip(graphs, colours, strict=True):
+    left, right = a.to_networkx(), b.to_networkx()
+    for graph, side in zip((left, right), colours, strict=True):
         nx.set_node_attributes(graph, dict(enumerate(side)), "colour")
     return bool(
         nx.is_isomorphic(
-            *graphs,
+            left,
+            right,
             node_match=lambda x, y: x["colour"] == y["colour"] and x["label"] == y["label"],
             edge_match=lambda x, y: x["slots"] == y["slots"],
         )
     )
 
 
-# -- torch.export and torch.fx -----------------------------------------------------------------------------------------
+# -- torch.export and torch.fx ---------------------------------------------------------------------
 
 
 def from_program(program: ExportedProgram) -> LabelledGraph:
@@ -279,7 +280,7 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-# -- ONNX --------------------------------------------------------------------------------------------------------------
+# -- ONNX ------------------------------------------------------------------------------------------
 
 
 def from_onnx(model: str | Path | onnx.ModelProto) -> LabelledGraph:
@@ -344,8 +345,12 @@ def _attribute(entry: onnx.AttributeProto) -> str:
     return str(list(value) if not isinstance(value, (int, float, bytes)) else value)
 
 
+def _dtype_name(number: int) -> str:
+    return onnx.helper.tensor_dtype_to_string(number).removeprefix("TensorProto.")
+
+
 def _contents(tensor: onnx.TensorProto) -> tuple[str, ...]:
-    dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
+    dtype = _dtype_name(tensor.data_type)
     array = numpy_helper.to_array(tensor) if dtype.startswith(("INT", "UINT", "BOOL")) else None
     values = "" if array is None else _hash(np.ascontiguousarray(array).tobytes())
     return (dtype, str(list(tensor.dims)), values)
@@ -354,4 +359,4 @@ def _contents(tensor: onnx.TensorProto) -> tuple[str, ...]:
 def _type_of(entry: onnx.ValueInfoProto) -> str:
     kind = entry.type.tensor_type
     sizes = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(kind.elem_type)} {sizes}"
+    return f"{_dtype_name(kind.elem_type)} {sizes}"

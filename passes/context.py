@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class Context:
     notes: dict[str, Type] = field(default_factory=dict)
     before: dict[int, Dims] = field(default_factory=dict)  # types of an in-place operator's arguments, by id
 
-    # -- types of tensors ------------------------------------------------------------------------------------------
+    # -- types of tensors --------------------------------------------------------------------------
 
     def dims(self, tensor: Tensor) -> Dims:
         """The types of a tensor's dimensions; a tensor never seen before is a constant of fixed shape."""
@@ -81,7 +80,7 @@ class Context:
         """Tells a parameter's or buffer's name."""
         setattr(tensor, _NAME, name)
 
-    # -- constraints -----------------------------------------------------------------------------------------------
+    # -- constraints -------------------------------------------------------------------------------
 
     def reason(self, text: str) -> Reason:
         """A reason that names the operator at hand."""
@@ -95,7 +94,7 @@ class Context:
         """``t`` stays as it is."""
         channels.pin(t, self.reason(text))
 
-    # -- facts -----------------------------------------------------------------------------------------------------
+    # -- facts -------------------------------------------------------------------------------------
 
     def note(self, name: str, t: Type) -> None:
         """The operator's integer argument ``name`` is the size of ``t``."""
@@ -121,7 +120,9 @@ class Context:
         """An operator writes into a tensor; of a parameter or buffer, or a view of one, the name is kept."""
         if self.is_weight(tensor):
             name = getattr(tensor, _NAME, None)
-            self.mutated.update([name] if name else {name for dim in self.dims(tensor) for name, _ in channels.sources(dim)})
+            self.mutated.update(
+                [name] if name else {name for dim in self.dims(tensor) for name, _ in channels.sources(dim)}
+            )
 
     def marks_statistics(self, tensor: Tensor | None) -> None:
         """A buffer holds a norm's running statistics."""

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from netaug_fx.elastic import STATE, ModuleState
+from netaug_fx.elastic import STATE, ModuleState, base_class
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.supernet import CONTROL, load_draws, save_draws, control
-
+from netaug_fx.supernet import CONTROL, control, load_draws, save_draws
 
 
 def extract(supernet: nn.Module) -> nn.Module:
@@ -58,7 +57,7 @@ def _extras(state: ModuleState) -> list[str]:
 
 
 def _restore_(module: nn.Module, state: ModuleState) -> None:
-    module.__class__ = type(module)._netaug_base  # type: ignore[assignment]
+    module.__class__ = base_class(type(module))
     del module.__dict__[STATE]
     for name in _extras(state):
         module._parameters.pop(name, None)

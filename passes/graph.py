@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 from torch import nn
@@ -100,11 +101,11 @@ def _unique_names(found: Iterable[tuple[Var, Group]]) -> dict[Var, Group]:
         name = group.name or "(model)"
         seen[name] += 1
         name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        groups[var] = Group(name, *(getattr(group, field) for field in Group.__match_args__[1:]))
+        groups[var] = replace(group, name=name)
     return groups
 
 
-# -- blocks --------------------------------------------------------------------------------------------------------------
+# -- blocks ----------------------------------------------------------------------------------------
 
 
 def _blocks(model: nn.Module) -> frozenset[str]:
@@ -139,7 +140,7 @@ def _inside_block(layers: Sequence[str], blocks: frozenset[str]) -> bool:
     return any(all(_within(layer, block) for layer in layers) for block in blocks)
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------------
+# -- what is shown ---------------------------------------------------------------------------------
 
 
 def find_pins(analysis: Analysis, stays: Mapping[Var, Reason]) -> tuple[Pin, ...]:
@@ -160,13 +161,14 @@ def find_pins(analysis: Analysis, stays: Mapping[Var, Reason]) -> tuple[Pin, ...
     return tuple(pins)
 
 
-def dependency_graph(analysis: Analysis, groups: Mapping[Var, Group]) -> nx.DiGraph:
+def dependency_graph(analysis: Analysis, groups: Mapping[Var, Group]) -> nx.DiGraph[Any]:
     """Tensors and groups as a bipartite graph.
 
-    Nodes are ``("tensor", name)`` with ``shape`` and ``module``, and ``("group", name)`` with ``kind`` and ``width``; an
+    Nodes are ``("tensor", name)`` with ``shape`` and ``module``, and ``("group", name)`` with ``kind`` and
+    ``width``; an
     edge from a tensor to a group has the dimension's index as ``dim`` and its ``role`` (``in``, ``out`` or empty).
     """
-    graph = nx.DiGraph()
+    graph: nx.DiGraph[Any] = nx.DiGraph()
     for group in groups.values():
         graph.add_node(("group", group.name), kind=group.kind, width=group.width)
     for tensor, dims in analysis.tensors.items():

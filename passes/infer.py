@@ -8,7 +8,6 @@ the level of ATen operators, so that the user's Python (control flow, hooks, cus
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -114,7 +113,9 @@ def _refuse_unsuitable(model: nn.Module) -> None:
             raise InputError(f"{where} is scripted: its Python forward is gone; give the model before torch.jit.script")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise InputError(f"{where} is quantised: augment the float model, and quantise what extract returns")
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if any(
+            isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(recurse=False)
+        ):
             raise InputError(f"{where} is lazy: run the model once on an example input, so that its parameters exist")
 
 
@@ -197,7 +198,7 @@ class _Inference:
             self.owners[name] = first.setdefault(id(tensor), name)
         return tensors
 
-    # -- running -----------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> list[OpRecord]:
         """One forward under the rules; forwards named in ``replaced`` are run from their graphs."""
@@ -233,7 +234,7 @@ class _Inference:
             for dim in self.context.dims(tensor):
                 channels.pin(dim, Reason("it is a dimension of the model's output"))
 
-    # -- traced forwards ---------------------------------------------------------------------------------------------
+    # -- traced forwards ---------------------------------------------------------------------------
 
     def _trace_forwards(self) -> None:
         modules = {path: module for path, module in self.copy.named_modules() if is_traced(module)}
@@ -310,7 +311,7 @@ def _modules_that_differ(a: tuple[OpRecord, ...], b: list[OpRecord]) -> set[str]
     return {path for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
 
 
-# -- running a model without leaving a trace ---------------------------------------------------------------------------
+# -- running a model without leaving a trace -------------------------------------------------------
 
 
 @contextmanager

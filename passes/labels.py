@@ -22,8 +22,10 @@ from netaug_fx.passes.recorder import Operand, OpRecord
 _MOVING = frozenset(
     "aten::" + name
     for name in (
-        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "split",
-        "split_with_sizes", "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle",
+        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
+        "slice", "split",
+        "split_with_sizes", "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle",
+        "pixel_unshuffle",
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
     )
 )  # fmt: skip

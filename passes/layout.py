@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -48,7 +47,7 @@ class Grid:
     factors: tuple[Layout, ...]
 
 
-Layout = Union[Size, Grow, Parts, Grid]
+Layout = Size | Grow | Parts | Grid
 Widths = tuple[int, ...]
 """The width of every group, by its number."""
 
@@ -145,7 +144,8 @@ def coordinates(layout: Layout, widths: Widths, group: int) -> Tensor:
 
 @lru_cache(maxsize=65536)
 def positions(layout: Layout, widths: Widths | None, within: Widths) -> Tensor:
-    """Where the elements of a dimension at ``widths`` (None: the original's) sit in the same dimension at ``within``."""
+    """Where the elements of a dimension at ``widths`` (None: the original's) sit in the same dimension at
+    ``within``."""
     return arrange(layout, within, lambda grow: torch.arange(grow.size if widths is None else widths[grow.group]))
 
 

@@ -145,7 +145,7 @@ def _analyse_with_fvcore(flat: FlatModel, inputs: tuple[Tensor, ...]) -> FlopCou
     return analysis
 
 
-# -- operators fvcore does not count, or counts wrongly for broadcast, one-dimensional or unbatched operands -----------
+# -- operators fvcore does not count, or counts wrongly for broadcast, one-dimensional or unbatched
 
 
 def _shape(value: Any) -> list[int]:

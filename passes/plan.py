@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Union
 
 from torch import nn
 
@@ -21,8 +20,8 @@ from netaug_fx.passes.graph import KINDS, Group, Pin, find_groups, find_pins
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Widths
 
-Factors = Union[float, Sequence[float]]
-Ratio = Union[Factors, Mapping[str, Factors], Callable[[Group], Factors]]
+Factors = float | Sequence[float]
+Ratio = Factors | Mapping[str, Factors] | Callable[[Group], Factors]
 """A number, a list of factors, either of these by kind, or a function of the group that gives either."""
 
 
@@ -118,7 +117,7 @@ def _nothing_grows(analysis: Analysis, stays: Mapping[Var, Reason]) -> str:
     return f"nothing in this model can be widened ({shown}); loosen ratio or pin, or see netaug_fx.inspect(model)"
 
 
-# -- choices -----------------------------------------------------------------------------------------------------------
+# -- choices ---------------------------------------------------------------------------------------
 
 
 def _ratio_function(ratio: Ratio) -> Callable[[Group], Sequence[float]]:
@@ -152,7 +151,7 @@ def _choices(group: Group, factors: Sequence[float], divisor: int) -> tuple[int,
     return (group.width, *sorted({width for width in widths if width > group.width}))
 
 
-# -- what stays --------------------------------------------------------------------------------------------------------
+# -- what stays ------------------------------------------------------------------------------------
 
 
 def _pinned_by_user(model: nn.Module, found: Mapping[Var, Group], pin: Sequence[str]) -> dict[Var, Reason]:
@@ -174,9 +173,7 @@ def _with_parents(path: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _one_per_product(
-    analysis: Analysis, growing: Sequence[Var], found: Mapping[Var, Group]
-) -> dict[Var, Reason]:
+def _one_per_product(analysis: Analysis, growing: Sequence[Var], found: Mapping[Var, Group]) -> dict[Var, Reason]:
     """Of several factors of one dimension, one grows: attention heads if there are any, else the largest."""
     heads = {var for t in analysis.heads for var in channels.variables(t)}
     free = set(growing)
@@ -190,7 +187,9 @@ def _one_per_product(
         for vars_, _ in candidates:
             for var in vars_:
                 if var not in keep:
-                    stays[var] = Reason(f"group {found[keep[0]].name!r} grows in its place: both are factors of one dimension")
+                    stays[var] = Reason(
+                        f"group {found[keep[0]].name!r} grows in its place: both are factors of one dimension"
+                    )
     return stays
 
 

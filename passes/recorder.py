@@ -24,7 +24,8 @@ from netaug_fx.passes.context import Context, Dims, Refusal
 from netaug_fx.passes.rules import ModuleRule, bind, lookup, lookup_module, tensors_in
 
 _OWN_FOLDERS = tuple(
-    os.path.dirname(os.path.abspath(file)) + os.sep for file in (torch.__file__, _passes.__file__ or "", fx.__file__ or "")
+    os.path.dirname(os.path.abspath(file)) + os.sep
+    for file in (torch.__file__, _passes.__file__ or "", fx.__file__ or "")
 )
 _OWN_FILES = ("<eval_with_key>", "<frozen", os.path.abspath(__file__))
 _TRACE_LINE = re.compile(r'File "([^"]+)", line (\d+)')
@@ -70,11 +71,11 @@ def node_records(node: fx.Node) -> list[NodeRecord]:
     return records
 
 
-class RuleMode(TorchDispatchMode):
+class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies a rule to every operator that runs under it, and records the operator."""
 
     def __init__(self, context: Context, integers: dict[str, dict[str, Type]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
         self.integers = integers
         self.records: list[OpRecord] = []
@@ -149,7 +150,9 @@ class RuleMode(TorchDispatchMode):
             if known is not t and known.size == t.size:
                 self.context.unify(known, t)
 
-    def apply_module_rule(self, module_rule: ModuleRule, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def apply_module_rule(
+        self, module_rule: ModuleRule, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
         """Adds what a module's Python demands beyond its operators."""
         ctx = self.context
         ctx.op, ctx.module, ctx.notes = type(module).__name__, self.path[-1], {}
@@ -233,7 +236,9 @@ class _Recording(fx.Interpreter):
         self.mode.node, self.mode.node_notes = n, {}
         try:
             result = super().run_node(n)
-            types = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(self.mode.context.dims(t))), result)
+            types = pytree.tree_map_only(
+                Tensor, lambda t: Operand(tuple(t.shape), tuple(self.mode.context.dims(t))), result
+            )
             node_records(n).append(NodeRecord(types, self.mode.node_notes))
         finally:
             self.mode.node, self.mode.node_notes = before

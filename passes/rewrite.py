@@ -21,7 +21,8 @@ from netaug_fx.passes.channels import Mismatch, Type, Var
 from netaug_fx.passes.recorder import NodeRecord, Operand, node_records
 
 Slot = tuple[Any, ...]
-"""Where an integer stands in a node: ("args" or "kwargs", index or name, then indices into nested tuples and slices)."""
+"""Where an integer stands in a node: ("args" or "kwargs", index or name, then indices into nested tuples and
+slices)."""
 
 Found = Iterator[tuple[Slot, Type]]
 Finder = Callable[[fx.Node, NodeRecord], Found]
@@ -82,7 +83,9 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
                     replacements.setdefault(node, {})[slot] = t
     if not replacements:
         return None
-    copy, sizes, copies = fx.Graph(), [], {}
+    copy = fx.Graph()
+    sizes: list[Type] = []
+    copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         mapped = copy.node_copy(node, lambda n: copies[n])
         copies[node] = mapped
@@ -118,7 +121,7 @@ def _evaluate(value: Any, widths: Mapping[Var, int], call: int) -> Any:
     return None
 
 
-# -- where integers stand ------------------------------------------------------------------------------------------------
+# -- where integers stand --------------------------------------------------------------------------
 
 
 def _at(node: fx.Node, slot: Slot) -> Any:
@@ -295,7 +298,7 @@ def _noted(name: str, index: int, argument: str) -> Finder:
 
 _METHODS: dict[str, Finder] = {
     **{name: _sizes(1) for name in ("view", "reshape", "expand", "new_zeros", "new_ones", "new_empty", "new_full")},
-    **{name: _split for name in ("split", "split_with_sizes")},
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
     "unflatten": _unflatten,
     "narrow": _narrow,
     "roll": _roll,

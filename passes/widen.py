@@ -42,7 +42,7 @@ def widen(model: nn.Module, analysis: Analysis, plan: Plan, *, seed: int = 0, mi
         analysis: What ``infer`` found.
         plan: Which groups grow.
         seed: Seeds the extra weights.
-        mixin: A class to put before the root's class (``netaug_fx.supernet.Supernet``).
+        mixin: A class to add behind the root's class (``netaug_fx.supernet.Supernet``).
 
     Returns:
         A deep copy, an instance of the model's class, whose modules follow the widths of one shared ``Active``.
@@ -63,28 +63,29 @@ class _Widening:
     def run(self) -> nn.Module:
         """Swaps every module that holds, reads or rewrites a width."""
         for path, module in self.supernet.named_modules():
-            tensors = {tensor.name: tensor for tensor in self._elastic_tensors(path, module)}
-            integers = self._integers(path, module)
-            sizes, forwards = self._rewritten(path, frozenset(integers))
-            root = path == "" and self.mixin is not None
-            if not (tensors or integers or forwards or root):
-                continue
-            for tensor in tensors.values():
-                self._add_blocks(module, tensor)
-            follows = set(integers)
-            if any(tensor.kind == STATISTIC for tensor in tensors.values()) and "track_running_stats" in module.__dict__:
-                follows.add("track_running_stats")
-            module.__dict__[STATE] = ModuleState(self.active, tensors, integers, sizes, forwards)
-            cls = elastic_class(
-                type(module), frozenset(tensors), frozenset(follows), bool(forwards), self.mixin if root else None
-            )
-            module.__class__ = cls
+            self._swap_(path, module)
         return self.supernet
+
+    def _swap_(self, path: str, module: nn.Module) -> None:
+        tensors = {tensor.name: tensor for tensor in self._elastic_tensors(path, module)}
+        integers = self._integers(path, module)
+        sizes, forwards = self._rewritten(path, frozenset(integers))
+        mixin = self.mixin if path == "" else None
+        if not (tensors or integers or forwards or mixin):
+            return
+        for tensor in tensors.values():
+            self._add_blocks(module, tensor)
+        follows = set(integers)
+        keeps_statistics = any(tensor.kind == STATISTIC for tensor in tensors.values())
+        if keeps_statistics and "track_running_stats" in module.__dict__:
+            follows.add("track_running_stats")
+        module.__dict__[STATE] = ModuleState(self.active, tensors, integers, sizes, forwards)
+        module.__class__ = elastic_class(type(module), frozenset(tensors), frozenset(follows), bool(forwards), mixin)
 
     def _layout(self, t: Type) -> Layout:
         return layout_of(t, self.plan.numbers)
 
-    # -- tensors -----------------------------------------------------------------------------------------------------
+    # -- tensors -----------------------------------------------------------------------------------
 
     def _elastic_tensors(self, path: str, module: nn.Module) -> Iterator[ElasticTensor]:
         prefix = f"{path}." if path else ""
@@ -122,7 +123,8 @@ class _Widening:
         """What a dimension gains: of the original's size on earlier elastic dimensions, of the widest on later ones."""
         widest = shape(tensor.layouts, self.plan.widest)
         block_shape = [
-            widest[d] - base.shape[d] if d == dim else base.shape[d] if d < dim else widest[d] for d in range(base.dim())
+            widest[d] - base.shape[d] if d == dim else base.shape[d] if d < dim else widest[d]
+            for d in range(base.dim())
         ]
         block = torch.empty(block_shape, dtype=torch.float32)
         if not base.dtype.is_floating_point and not base.dtype.is_complex:
@@ -144,7 +146,7 @@ class _Widening:
         bound = math.sqrt(3.0) * spread
         block.uniform_(-bound, bound, generator=self.generator).add_(mean)
 
-    # -- integers and forwards ------------------------------------------------------------------------------------------
+    # -- integers and forwards ---------------------------------------------------------------------
 
     def _integers(self, path: str, module: nn.Module) -> dict[str, Layout | tuple[Layout, ...]]:
         noted = self.analysis.integers.get(path, {})
@@ -160,9 +162,7 @@ class _Widening:
                     found[name] = tuple(self._layout(noted[f"{name}.{index}"]) for index in range(count))
         return {name: layout for name, layout in found.items() if _moves(layout)}
 
-    def _rewritten(
-        self, path: str, followed: frozenset[str]
-    ) -> tuple[tuple[Layout, ...], dict[bool, ForwardSource]]:
+    def _rewritten(self, path: str, followed: frozenset[str]) -> tuple[tuple[Layout, ...], dict[bool, ForwardSource]]:
         forward = self.analysis.forwards.get(path)
         if forward is None:
             return (), {}

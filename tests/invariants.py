@@ -37,7 +37,9 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor], what: str) -> None:
 
 
 def loss(outputs: list[Tensor]) -> Tensor:
-    return sum(((t.double() ** 2).mean() for t in outputs if t.is_floating_point()), torch.zeros((), dtype=torch.double))
+    return sum(
+        ((t.double() ** 2).mean() for t in outputs if t.is_floating_point()), torch.zeros((), dtype=torch.double)
+    )
 
 
 def assert_target_is_the_model(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:

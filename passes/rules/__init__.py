@@ -1,6 +1,16 @@
 """One small function per family of operators, stating the law it puts on channel types."""
 
-from netaug_fx.passes.rules import contraction, elementwise, factory, indexing, modules, norms, reduction, shape, spatial
+from netaug_fx.passes.rules import (
+    contraction,
+    elementwise,
+    factory,
+    indexing,
+    modules,
+    norms,
+    reduction,
+    shape,
+    spatial,
+)
 from netaug_fx.passes.rules.registry import (
     MODULE_RULES,
     RULES,

@@ -32,8 +32,10 @@ def broadcast(ctx: Context, operands: Sequence[Dims], shape: Sequence[int]) -> D
 
 
 @rule(
-    "_prelu_kernel", "prelu", "hardswish", "rrelu_with_noise", "masked_fill", "where", "lerp", "clone", "detach", "alias",
-    "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "bernoulli", "dropout", "fill", "zero", "normal", "uniform",
+    "_prelu_kernel", "prelu", "hardswish", "rrelu_with_noise", "masked_fill", "where", "lerp", "clone",
+    "detach", "alias",
+    "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "bernoulli", "dropout", "fill", "zero",
+    "normal", "uniform",
     "_reshape_alias_copy", "nan_to_num", "gelu", "celu", "threshold", "softplus", "bucketize", "real", "imag", "conj",
     "_conj", "resolve_conj", "resolve_neg", "view_as", "exponential", "random", "_fused_dropout", "masked_fill_",
     "fake_quantize_per_tensor_affine", "isfinite", "isclose", "_assert_async", "angle", "dequantize", "floor_divide",
@@ -103,5 +105,6 @@ def stretch(dims: Dims, shape: Sequence[int]) -> Dims:
         raise Refusal("it is expanded to fewer dimensions")
     padded: list[Type | None] = [*([None] * missing), *dims]
     return [
-        channels.fresh(size) if old is None or old.size != size else old for old, size in zip(padded, shape, strict=True)
+        channels.fresh(size) if old is None or old.size != size else old
+        for old, size in zip(padded, shape, strict=True)
     ]

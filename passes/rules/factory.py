@@ -26,7 +26,16 @@ def counted(ctx: Context, a: Any) -> Dims:
     return [Fixed(int(size), reason) for size in a.out.shape]
 
 
-@rule("_local_scalar_dense", "equal", "is_nonzero", "item", "is_same_size", "sym_size", "sym_stride", "_assert_tensor_metadata")
+@rule(
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "item",
+    "is_same_size",
+    "sym_size",
+    "sym_stride",
+    "_assert_tensor_metadata",
+)
 def to_python(ctx: Context, a: Any) -> None:
     """A Python number leaves the tensor world; a width that follows it is caught when the supernet is checked."""
     return

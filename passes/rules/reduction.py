@@ -61,7 +61,18 @@ def _binary(ctx: Context, a: Any) -> Dims:
     return broadcast(ctx, [ctx.dims(a.input), ctx.dims(a.other)], a.out.shape)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+@rule(
+    "_softmax",
+    "_log_softmax",
+    "softmax",
+    "log_softmax",
+    "_safe_softmax",
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "cummax",
+    "cummin",
+)
 def along(ctx: Context, a: Any) -> Dims | list[Dims]:
     """Same shape, but every element depends on the whole dimension, which stays as it is."""
     dims = ctx.dims(a.input)

@@ -239,7 +239,7 @@ def unfold(ctx: Context, a: Any) -> Dims:
 def diagonals(ctx: Context, a: Any) -> Dims:
     """Positions of two dimensions are compared, so both stay as they are."""
     dims = ctx.dims(a.input)
-    if any(growing(dim) for dim in dims[-2:]) or isinstance(a.out, Tensor) and a.out.dim() != len(dims):
+    if any(growing(dim) for dim in dims[-2:]) or (isinstance(a.out, Tensor) and a.out.dim() != len(dims)):
         for dim in dims:
             ctx.pin(dim, "its positions are compared with those of another dimension")
     return dims if a.out.dim() == len(dims) else [Fixed(int(size)) for size in a.out.shape]

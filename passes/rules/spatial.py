@@ -11,14 +11,20 @@ from netaug_fx.passes.context import Context, Dims
 from netaug_fx.passes.rules.registry import rule
 
 _SPATIAL_RANK = {
-    1: ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "_adaptive_avg_pool1d", "adaptive_max_pool1d", "upsample_nearest1d",
-        "_upsample_nearest_exact1d", "upsample_linear1d", "reflection_pad1d", "replication_pad1d", "max_pool1d_with_indices"),
-    2: ("avg_pool2d", "max_pool2d_with_indices", "max_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
-        "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+    1: ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "_adaptive_avg_pool1d", "adaptive_max_pool1d",
+    "upsample_nearest1d",
+        "_upsample_nearest_exact1d", "upsample_linear1d", "reflection_pad1d", "replication_pad1d",
+        "max_pool1d_with_indices"),
+    2: ("avg_pool2d", "max_pool2d_with_indices", "max_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+        "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d",
+        "_upsample_bilinear2d_aa",
         "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d", "fractional_max_pool2d", "max_unpool2d",
         "mkldnn_max_pool2d"),
-    3: ("avg_pool3d", "max_pool3d_with_indices", "max_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d",
-        "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d", "reflection_pad3d", "replication_pad3d"),
+    3: ("avg_pool3d", "max_pool3d_with_indices", "max_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d",
+    "adaptive_max_pool3d",
+        "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d", "reflection_pad3d",
+        "replication_pad3d"),
 }  # fmt: skip
 
 
