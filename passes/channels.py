@@ -239,7 +239,7 @@ def unify(a: Type, b: Type, reason: Reason | None = None) -> None:
         if isinstance(b, Var) and not isinstance(a, Var):
             a, b = b, a
         if isinstance(a, Var):
-            a.bound = b
+            a.bound = Fixed(b.size, _reason_of(b, reason)) if isinstance(b, Fixed) else b
         elif isinstance(a, Fixed) or isinstance(b, Fixed):
             fixed, other = (a, b) if isinstance(a, Fixed) else (b, a)
             pin(other, _reason_of(fixed, reason))
