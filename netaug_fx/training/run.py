@@ -187,9 +187,11 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
     save_weights(tiny, folder / "tiny.safetensors", metadata)
     if "baseline" in nets:
         save_weights(nets["baseline"], folder / "baseline.safetensors", metadata)
-    with writing(folder / "tiny.onnx"):
-        export_onnx(tiny, folder / "tiny.onnx", (image,), opset=config.opset)
-    verification = verify(tiny, original, (image,))
+    onnx_file = folder / "tiny.onnx"
+    with writing(onnx_file):
+        verification = verify(tiny, original, (image,), folder=folder)  # leaves the file that it checked
+        if config.opset is not None or not onnx_file.exists():
+            export_onnx(tiny, onnx_file, (image,), opset=config.opset)
     groups, pins = ((), ()) if supernet is None else (supernet.groups, supernet.pins)
     facts = make_report(
         config,
