@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netaug_fx.elastic import STATE, Active, ModuleState
-from netaug_fx.errors import CheckError
+from netaug_fx.elastic import STATE, Active, ModuleState, extra_blocks
+from netaug_fx.errors import CheckError, TraceError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
@@ -42,7 +42,7 @@ class _Disagreement(Exception):
 
 
 def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *, seed: int = 0) -> dict[Var, Reason]:
-    """Runs the supernet on fake tensors at the base, the widest and random widths, in both training modes.
+    """Runs the supernet on fake tensors at the widest in training mode and at random widths in evaluation mode.
 
     Returns:
         Variables that must stay as they are, with reasons; empty if every operator agrees with the prediction.
@@ -63,8 +63,10 @@ class _Checking:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         memo: dict[int, Any] = {}
         if self.fake_mode is not None:
+            memo = {id(block): None for block in extra_blocks(supernet)}  # shapes are all that is looked at
             for tensor in [*supernet.parameters(), *supernet.buffers()]:
-                memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
         self.running = copy_model(supernet, memo)
         state: ModuleState = self.running.__dict__[STATE]
         self.active = state.active
@@ -78,7 +80,7 @@ class _Checking:
             with neutral(fast_paths=False), self.fake_mode or nullcontext():
                 args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
                 self.running.eval()(*args, **kwargs)
-        for widths, training in ((self.plan.base, False), (self.plan.widest, True), (between, False)):
+        for widths, training in ((self.plan.widest, True), (between, False)):
             try:
                 self._run_at(widths, training)
             except _Disagreement as found:
@@ -210,19 +212,21 @@ def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
     """Runs the target and the model on the same input, in both training modes.
 
     Raises:
+        TraceError: the model itself does not run; fake tensors let pass some of what real ones do not (mixed dtypes).
         CheckError: an output or a buffer differs in a single bit.
     """
     ours, theirs = copy_model(supernet), copy_model(model)
     for training in (False, True):
-        outputs = []
-        for net in (ours, theirs):
-            net.train(training)
-            with neutral():
-                torch.manual_seed(0)
-                args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
-                outputs.append(output_tensors(net(*args, **kwargs)))
         mode = "training" if training else "evaluation"
-        if len(outputs[0]) != len(outputs[1]) or not _equal(*outputs):
+        try:
+            expected = _outputs(theirs, inputs, training)
+        except Exception as error:  # the user's code may fail in any way
+            raise TraceError(
+                f"the model does not run on the example inputs in {mode} mode: {type(error).__name__}: {error}. "
+                "Check the shape, dtype and device of example_inputs"
+            ) from error
+        got = _outputs(ours, inputs, training)
+        if len(got) != len(expected) or not _equal(got, expected):
             raise CheckError(f"the target's output in {mode} mode differs from that of {type(model).__name__}")
         own = dict(ours.named_buffers(remove_duplicate=False))
         named = dict(theirs.named_buffers(remove_duplicate=False))
@@ -230,6 +234,14 @@ def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
             raise CheckError(
                 f"the target's buffers after a pass in {mode} mode differ from those of {type(model).__name__}"
             )
+
+
+def _outputs(net: nn.Module, inputs: Inputs, training: bool) -> list[Tensor]:
+    net.train(training)
+    with neutral():
+        torch.manual_seed(0)
+        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+        return output_tensors(net(*args, **kwargs))
 
 
 def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from netaug_fx.elastic import STATE, ModuleState, base_class
+from netaug_fx.elastic import STATE, ModuleState, base_class, extra_blocks
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.supernet import CONTROL, control, load_draws, save_draws
 
@@ -33,14 +33,12 @@ def extract(supernet: nn.Module) -> nn.Module:
         True
     """
     control(supernet)
-    memo: dict[int, Any] = {}
+    # neither widths nor extra blocks are copied
+    memo: dict[int, Any] = {id(block): None for block in extra_blocks(supernet)}
     for module in supernet.modules():
         state = module.__dict__.get(STATE)
         if isinstance(state, ModuleState):
-            memo[id(state)] = None  # neither widths nor extra blocks are copied
-            for name in _extras(state):
-                block = module._parameters.get(name, module._buffers.get(name))
-                memo[id(block)] = None
+            memo[id(state)] = None
     memo[id(supernet.__dict__[CONTROL])] = None
     tiny = copy_model(supernet, memo)
     for ours, theirs in zip(supernet.modules(), list(tiny.modules()), strict=True):

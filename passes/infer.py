@@ -26,7 +26,8 @@ from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.recorder import NodeRecord, OpRecord
-from netaug_fx.passes.rewrite import carries_sizes, tie_repeated_calls
+from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, tie_repeated_calls
+from netaug_fx.passes.source_scan import names_used
 from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -85,10 +86,10 @@ def infer(model: nn.Module, inputs: Inputs) -> Analysis:
             control flow depends on values.
 
     Raises:
-        InputError: the model is scripted, quantised or lazy.
+        InputError: the model is scripted, quantised, lazy or on the meta device.
         TraceError: the model does not run on the inputs; names the module where it failed.
     """
-    _refuse_unsuitable(model)
+    refuse_unsuitable(model)
     try:
         return _Inference(model, inputs, fake=True).run()
     except (DataDependentOutputException, DynamicOutputShapeException):
@@ -106,7 +107,12 @@ def dry_run(model: nn.Module, inputs: Inputs) -> None:
         inference.copy(*args, **kwargs)
 
 
-def _refuse_unsuitable(model: nn.Module) -> None:
+def refuse_unsuitable(model: nn.Module) -> None:
+    """Lets pass only models whose forward is Python and whose parameters exist.
+
+    Raises:
+        InputError: a module is scripted, quantised, lazy or on the meta device.
+    """
     for path, module in model.named_modules():
         where = f"module {path!r} ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
@@ -117,6 +123,8 @@ def _refuse_unsuitable(model: nn.Module) -> None:
             isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(recurse=False)
         ):
             raise InputError(f"{where} is lazy: run the model once on an example input, so that its parameters exist")
+        if any(tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]):
+            raise InputError(f"{where} is on the meta device: give it values first (model.to_empty, then load weights)")
 
 
 @dataclass
@@ -237,12 +245,13 @@ class _Inference:
     # -- traced forwards ---------------------------------------------------------------------------
 
     def _trace_forwards(self) -> None:
-        modules = {path: module for path, module in self.copy.named_modules() if is_traced(module)}
-        traces: dict[str, dict[bool, ForwardTrace]] = {path: {} for path in modules}
+        traces: dict[str, dict[bool, ForwardTrace]] = {}
+        used = {path: names_used(module) for path, module in self.copy.named_modules() if is_traced(module)}
         for training in (False, True):
             with neutral(), _mode_of(self.copy, training):
-                for path, module in modules.items():
-                    traces[path][training] = trace(module)
+                for path, names in used.items():
+                    if may_carry_sizes(names):
+                        traces.setdefault(path, {})[training] = trace(self.copy.get_submodule(path))
         for path, found in traces.items():
             graphs = {training: each.graph for training, each in found.items() if each.graph is not None}
             if len(graphs) < 2:

@@ -7,7 +7,7 @@ reason for everything that stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -157,6 +157,8 @@ def _choices(group: Group, factors: Sequence[float], divisor: int) -> tuple[int,
 def _pinned_by_user(model: nn.Module, found: Mapping[Var, Group], pin: Sequence[str]) -> dict[Var, Reason]:
     if isinstance(pin, str):
         raise InputError(f"pin must be a list of module-path globs, such as pin=[{pin!r}]")
+    if not isinstance(pin, Collection) or not all(isinstance(pattern, str) for pattern in pin):
+        raise InputError(f"pin must be a list of module-path globs (strings), not {pin!r}")
     paths = [path for path, _ in model.named_modules() if path]
     stays: dict[Var, Reason] = {}
     for pattern in pin:

@@ -19,6 +19,7 @@ from torch import fx
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Mismatch, Type, Var
 from netaug_fx.passes.recorder import NodeRecord, Operand, node_records
+from netaug_fx.passes.source_scan import SLICE
 
 Slot = tuple[Any, ...]
 """Where an integer stands in a node: ("args" or "kwargs", index or name, then indices into nested tuples and
@@ -37,6 +38,11 @@ class Rewritten:
 
     graph: fx.Graph
     sizes: tuple[Type, ...]
+
+
+def may_carry_sizes(names: frozenset[str]) -> bool:
+    """Whether code that uses these names can hold integers that stand for a width."""
+    return not names.isdisjoint(_NAMES)
 
 
 def carries_sizes(graph: fx.Graph) -> bool:
@@ -320,6 +326,11 @@ _FUNCTIONS: dict[Any, Finder] = {
     F.layer_norm: _noted("normalized_shape", 1, "normalized_shape"),
     F.rms_norm: _trailing,
 }
+
+
+_NAMES = frozenset(
+    (*_METHODS, *(function.__name__ for function in _FUNCTIONS if function is not operator.getitem), SLICE)
+)
 
 
 def _finder(node: fx.Node) -> Finder | None:

@@ -7,8 +7,6 @@ hierarchy, hooks and training flags that a whole-model trace would bake in.
 
 from __future__ import annotations
 
-import dis
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+
+from netaug_fx.passes.source_scan import assigns_attributes
 
 # Containers and wrappers of torch.nn that pass sizes on from their attributes; all others hold no width-bearing
 # integers but those that `elastic.INTEGER_ATTRIBUTES` follows, and stay untouched.
@@ -76,7 +76,7 @@ def trace(module: nn.Module) -> ForwardTrace:
     """
     if isinstance(module, fx.GraphModule):
         return ForwardTrace(_copy_graph(module.graph))
-    if _assigns_attributes(type(module).forward):
+    if assigns_attributes(module):
         return ForwardTrace(None, "it assigns attributes, which a graph would not repeat")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,11 +91,6 @@ def trace(module: nn.Module) -> ForwardTrace:
     if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
         return ForwardTrace(None, "its forward takes a variable number of arguments")
     return ForwardTrace(graph)
-
-
-def _assigns_attributes(forward: Any) -> bool:
-    code = getattr(inspect.unwrap(forward), "__code__", None)
-    return code is not None and any(step.opname == "STORE_ATTR" for step in dis.get_instructions(code))
 
 
 def _copy_graph(graph: fx.Graph) -> fx.Graph:

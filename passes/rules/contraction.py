@@ -88,7 +88,7 @@ def dot(ctx: Context, a: Any) -> Dims:
     return []
 
 
-@rule("linear", "mkldnn_linear", "_mkldnn_linear")
+@rule("linear", "mkldnn_linear")
 def linear(ctx: Context, a: Any) -> Dims:
     """(..., k) with weight (n, k) -> (..., n)."""
     *lead, k = ctx.dims(a.input)

@@ -11,7 +11,7 @@ from netaug_fx.passes.context import Context, Dims
 from netaug_fx.passes.rules.registry import rule
 
 _SPATIAL_RANK = {
-    1: ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "_adaptive_avg_pool1d", "adaptive_max_pool1d",
+    1: ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
     "upsample_nearest1d",
         "_upsample_nearest_exact1d", "upsample_linear1d", "reflection_pad1d", "replication_pad1d",
         "max_pool1d_with_indices"),

@@ -1,0 +1,73 @@
+"""Reads the names that a forward's code uses, to leave alone the forwards that cannot concern the compiler.
+
+In: a module. Out: every name in its forward's bytecode and in the methods and functions it reaches. Tracing every forward
+of a deep net is most of the time of ``augment``; most forwards only call their children.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import nn
+
+SLICE = "[:]"
+STORES_ATTRIBUTE = ".="
+"""Stand-ins for what has no name of its own: a slice, and an assignment to an attribute."""
+
+_known: dict[CodeType, frozenset[str]] = {}
+
+
+def names_used(module: nn.Module) -> frozenset[str]:
+    """All names that ``module.forward`` and what it calls in Python use, ``SLICE`` and ``STORES_ATTRIBUTE`` included."""
+    found: set[str] = set()
+    seen: set[CodeType] = set()
+    stack: list[Callable[..., Any]] = [module.forward]
+    while stack:
+        function = inspect.unwrap(stack.pop())
+        code = getattr(function, "__code__", None)
+        if not isinstance(code, CodeType) or code in seen:
+            continue
+        seen.add(code)
+        names = _names_in(code)
+        found |= names
+        stack.extend(_reached(names, type(module), getattr(function, "__globals__", {})))
+    return frozenset(found)
+
+
+def assigns_attributes(module: nn.Module) -> bool:
+    """Whether the forward's own code assigns to an attribute."""
+    code = getattr(inspect.unwrap(module.forward), "__code__", None)
+    return isinstance(code, CodeType) and STORES_ATTRIBUTE in _names_in(code)
+
+
+def _names_in(code: CodeType) -> frozenset[str]:
+    if code not in _known:
+        names = {*code.co_names}
+        for step in dis.get_instructions(code):
+            if step.opname in ("BUILD_SLICE", "BINARY_SLICE", "STORE_SLICE"):
+                names.add(SLICE)
+            if step.opname == "STORE_ATTR":
+                names.add(STORES_ATTRIBUTE)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                names |= _names_in(constant)
+            elif isinstance(constant, slice) or (
+                isinstance(constant, tuple) and any(isinstance(item, slice) for item in constant)
+            ):
+                names.add(SLICE)
+        _known[code] = frozenset(names)
+    return _known[code]
+
+
+def _reached(names: frozenset[str], cls: type, namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
+    """Python functions that the names stand for: methods of the class, globals, and attributes of global modules."""
+    modules = [value for name in names if isinstance(value := namespace.get(name), ModuleType)]
+    holders = [module for module in modules if not module.__name__.partition(".")[0] == "torch"]
+    for name in names:
+        for value in (getattr(cls, name, None), namespace.get(name), *(getattr(m, name, None) for m in holders)):
+            if isinstance(value, (FunctionType, MethodType)) and not value.__module__.partition(".")[0] == "torch":
+                yield value
