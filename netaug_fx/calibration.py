@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from netaug_fx.elastic import STATE, STATISTIC, ModuleState
 from netaug_fx.errors import InputError
-from netaug_fx.supernet import control
+from netaug_fx.supernet import Supernet, control
 
 
 def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, int] | None = None) -> None:
@@ -28,7 +28,8 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         widths: Width by group name, as for ``augmented``; the target's by default.
 
     Raises:
-        InputError: not a supernet, unknown groups or widths out of range, or a loader without batches.
+        InputError: not a supernet, unknown groups or widths out of range, or a loader without batches (the statistics
+            are then left as they were).
     """
     own = control(supernet)
     norms = [module for module in supernet.modules() if _keeps_statistics(module)]
@@ -36,21 +37,14 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         return
     assignment = None if widths is None else own.as_widths(widths)
     device = next((parameter.device for parameter in supernet.parameters()), torch.device("cpu"))
-    with torch.no_grad(), _averaging(supernet, norms):
-        if widths is None:
-            _reset_(norms)
-            context: Any = nullcontext()
-        else:
-            context = supernet.augmented(widths)  # type: ignore[operator]
-        with context:
-            if assignment is not None:
-                own.active.statistics = {}
-            count = _feed(supernet, loader, device)
-            statistics = own.active.statistics
-    if count == 0:
-        raise InputError("loader gave no batches: calibrate_ needs at least one")
-    if assignment is not None:
-        own.calibrated[assignment] = statistics or {}
+    context: Any = _from_scratch(norms) if widths is None else Supernet.augmented(supernet, widths)  # type: ignore[arg-type]
+    with torch.no_grad(), _averaging(supernet, norms), context:
+        if assignment is not None:
+            own.active.statistics = {}
+        if _feed(supernet, loader, device, norms) == 0:
+            raise InputError("loader gave no batches: calibrate_ needs at least one")
+        if assignment is not None:
+            own.calibrated[assignment] = own.active.statistics or {}
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
@@ -77,18 +71,36 @@ def _averaging(supernet: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
             module.__dict__["momentum"] = momentum
 
 
-def _reset_(norms: list[nn.Module]) -> None:
+@contextmanager
+def _from_scratch(norms: list[nn.Module]) -> Iterator[None]:
+    """Starts the target's statistics anew; puts them back if something fails."""
+    before = {buffer: buffer.clone() for module in norms for _, buffer in _statistics(module)}
     for module in norms:
-        state: ModuleState = module.__dict__[STATE]
-        for tensor in state.tensors.values():
-            buffer = module._buffers.get(tensor.name)
-            if tensor.kind == STATISTIC and buffer is not None:
-                buffer.fill_(1 if tensor.name.endswith("var") else 0)
+        for name, buffer in _statistics(module):
+            buffer.fill_(1 if name.endswith("var") else 0)
+    try:
+        yield
+    except BaseException:
+        for buffer, value in before.items():
+            buffer.copy_(value)
+        raise
 
 
-def _feed(supernet: nn.Module, loader: Iterable[Any], device: torch.device) -> int:
+def _statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    state: ModuleState = module.__dict__[STATE]
+    for tensor in state.tensors.values():
+        buffer = module._buffers.get(tensor.name)
+        if tensor.kind == STATISTIC and buffer is not None:
+            yield tensor.name, buffer
+
+
+def _feed(supernet: nn.Module, loader: Iterable[Any], device: torch.device, norms: list[nn.Module]) -> int:
+    """Runs the supernet on every batch; returns their number."""
     count = 0
-    for count, batch in enumerate(loader, start=1):  # noqa: B007 (the count is the result)
+    for count, batch in enumerate(loader, start=1):
+        for module in norms:
+            if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                module.momentum = 1 / count  # it takes a momentum of None for 0, and so would learn nothing
         moved = pytree.tree_map_only(Tensor, lambda t: t.to(device), batch)
         if isinstance(moved, Mapping):
             supernet(**moved)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState, assemble, disassemble
-from netaug_fx.errors import InputError
-from netaug_fx.passes.graph import INNER, KINDS
+from netaug_fx.passes.graph import INNER
 from netaug_fx.passes.layout import Grow, Widths, arrange, coordinates, groups_in, positions, shape
-from netaug_fx.supernet import control
+from netaug_fx.supernet import check_kinds, control
 
 Orders = Mapping[int, Tensor]
 """For each sorted group, which old channel stands at each new place."""
@@ -37,9 +36,7 @@ def sort_channels_(
         InputError: not a supernet, or an unknown kind.
     """
     own = control(supernet)
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or isinstance(kinds, str):
-        raise InputError(f"kinds must be a collection of {' and '.join(KINDS)}, not {kinds!r}")
+    check_kinds(kinds)
     chosen = {number for number, group in enumerate(own.groups) if group.kind in kinds}
     widest = own.active.widest
     with torch.no_grad():
@@ -136,6 +133,7 @@ def _permute_state_(
 ) -> None:
     """Moves every state of a weight's shape along with the weight; a part without state yet counts as zero."""
     members = [base, *blocks]
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     states: list[dict[str, Any]] = [optimizer.state.get(member, {}) for member in members]
     present = next((state for state in states if state), None)
     if present is None:
@@ -152,7 +150,8 @@ def _permute_state_(
                 state.setdefault(key, torch.zeros_like(member))
             else:
                 state.setdefault(key, value.clone() if isinstance(value, Tensor) else value)
-        optimizer.state[member] = state
+        if id(member) in held:  # a frozen part takes part in the move, but the optimizer must not learn of it
+            optimizer.state[member] = state
     for key in per_weight:
         parts = [state[key] for state in states]
         full = _reordered(assemble(parts[0], parts[1:], tensor, widest, widest), tensor, widest, orders)

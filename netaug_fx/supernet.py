@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import CheckpointError, InputError
-from netaug_fx.passes.graph import Group, Pin
+from netaug_fx.passes.graph import KINDS, Group, Pin
 from netaug_fx.passes.layout import Widths
 
 CONTROL = "_netaug_control"
@@ -42,8 +43,10 @@ class Control:
         twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
         return twin
 
-    def sample(self, kinds: Sequence[str] | set[str] | None = None) -> dict[str, int]:
+    def sample(self, kinds: Collection[str] | None = None) -> dict[str, int]:
         """Draws a width for every group, uniform and independent; kinds not listed keep the target's."""
+        if kinds is not None:
+            check_kinds(kinds)
         generator = random.Random(self.seed * 2**64 + self.draws)
         self.draws += 1
         drawn = {group.name: generator.choice(group.choices) for group in self.groups}
@@ -54,6 +57,8 @@ class Control:
 
     def as_widths(self, widths: Mapping[str, int]) -> Widths:
         """Checks an assignment by group name; groups left out keep the target's width."""
+        if not isinstance(widths, Mapping):
+            raise InputError(f"widths must be a mapping from group name to width, not {widths!r}")
         known = {group.name: group for group in self.groups}
         for name, width in widths.items():
             if name not in known:
@@ -65,6 +70,7 @@ class Control:
 
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Shy(Generic[T]):
@@ -78,10 +84,35 @@ class _Shy(Generic[T]):
     def __get__(self, instance: Any, owner: Any = None) -> T:
         if instance is None:
             return self  # type: ignore[return-value]
-        for store in ("_parameters", "_buffers", "_modules"):
-            if self.name in instance.__dict__.get(store, {}):
-                return instance.__dict__[store][self.name]  # type: ignore[no-any-return]
+        for own in _registered(instance, self.name):
+            return own  # type: ignore[no-any-return]
         return self.function(instance)
+
+
+class _ShyMethod:
+    """A method that gives way likewise; looked up on the class, it is the function itself."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self.name = function.__name__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self.function
+        for own in _registered(instance, self.name):
+            return own
+        return functools.partial(self.function, instance)
+
+
+def _shy_method(function: F) -> F:
+    return _ShyMethod(function)  # type: ignore[return-value]
+
+
+def _registered(instance: Any, name: str) -> list[Any]:
+    """What the user's model registered under a name: parameters, buffers and submodules come after class attributes."""
+    stores = (instance.__dict__.get(store, {}) for store in ("_parameters", "_buffers", "_modules"))
+    return [store[name] for store in stores if name in store]
 
 
 class Supernet(nn.Module):
@@ -114,14 +145,19 @@ class Supernet(nn.Module):
         """The largest width of every group, by name."""
         return {group.name: group.choices[-1] for group in control(self).groups}
 
-    def sample(self, kinds: Sequence[str] | set[str] | None = None) -> dict[str, int]:
+    @_shy_method
+    def sample(self, kinds: Collection[str] | None = None) -> dict[str, int]:
         """Draws an assignment from the supernet's own generator.
 
         Args:
             kinds: Kinds of groups to widen (``{"inner"}``); all by default. The other groups keep the target's width.
+
+        Raises:
+            InputError: an unknown kind.
         """
         return control(self).sample(kinds)
 
+    @_shy_method
     @contextmanager
     def augmented(self, widths: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
         """Within this context the supernet is one wider net around the target.
@@ -148,6 +184,7 @@ class Supernet(nn.Module):
             active.widths, active.statistics = before
             active.scratch = {}
 
+    @_shy_method
     def target_state_dict(self) -> dict[str, Any]:
         """The state_dict of the target alone: it loads into the plain model."""
         state: dict[str, Any] = self.state_dict()
@@ -168,6 +205,16 @@ def control(supernet: Any) -> Control:
             "(of a wrapped one, such as DistributedDataParallel, the .module)"
         )
     return found
+
+
+def check_kinds(kinds: Any) -> None:
+    """Accepts a collection of kinds of groups.
+
+    Raises:
+        InputError: it is something else, or holds an unknown kind.
+    """
+    if isinstance(kinds, str) or not isinstance(kinds, Collection) or not set(kinds) <= set(KINDS):
+        raise InputError(f"kinds must be a collection of {' and '.join(map(repr, KINDS))}, not {kinds!r}")
 
 
 def is_supernet(model: Any) -> bool:
@@ -203,7 +250,7 @@ def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_res
     own = control(module)
     saved = state_dict.pop(prefix + STATE_KEY, None)
     if saved is not None:
-        if not isinstance(saved, Tensor) or saved.shape != (2,):
+        if not isinstance(saved, Tensor) or saved.shape != (2,) or saved.dtype != torch.int64:
             raise CheckpointError(
                 f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws), not {saved!r}"
             )
