@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from math import prod
 from typing import Any
 
@@ -57,7 +58,7 @@ def assert_same_elements(a: Type, b: Type, widths: dict[Var, int]) -> None:
         assert coordinates(first, within, group).tolist() == coordinates(second, within, group).tolist()
 
 
-# -- the normal form -----------------------------------------------------------------------------------------------------
+# -- the normal form -------------------------------------------------------------------------------------------------
 
 
 @given(several_types(1))
@@ -115,7 +116,7 @@ def test_a_concatenation_as_outer_factor_is_distributed() -> None:
 
 def test_long_chains_of_variables_are_followed_without_recursion() -> None:
     chain = [Var(4) for _ in range(20_000)]
-    for left, right in zip(chain, chain[1:], strict=False):
+    for left, right in itertools.pairwise(chain):
         unify(left, right)
     assert resolve(chain[0]) is resolve(chain[-1])
 
@@ -125,7 +126,7 @@ def test_dimensions_of_one_element_or_none_do_not_grow(size: int, kind: type) ->
     assert type(fresh(size)) is kind
 
 
-# -- unify ---------------------------------------------------------------------------------------------------------------
+# -- unify -----------------------------------------------------------------------------------------------------------
 
 
 @given(several_types(2), st.data())
@@ -223,7 +224,8 @@ def test_two_products_split_factors() -> None:
     outer, inner = Var(6), Var(4)
     few, rest = Var(2), Var(12)
     unify(Product((outer, inner)), Product((few, rest)))
-    assert_same_elements(Product((outer, inner)), Product((few, rest)), {var: var.size + 1 for var in free(outer, rest)})
+    widths = {var: var.size + 1 for var in free(outer, rest)}
+    assert_same_elements(Product((outer, inner)), Product((few, rest)), widths)
     assert [var.size for var in variables(outer)] == [2, 3]
 
 
@@ -241,7 +243,7 @@ def test_no_solution_is_a_mismatch_in_words(a: Type, b: Type, words: str) -> Non
         unify(a, b)
 
 
-# -- split, factor, pin --------------------------------------------------------------------------------------------------
+# -- split, factor, pin ----------------------------------------------------------------------------------------------
 
 
 @given(several_types(1), st.data())
@@ -324,7 +326,7 @@ def test_size_at_follows_the_structure(drawn: list[Type], data: st.DataObject) -
     assert size_at(drawn[0], {}) == drawn[0].size
 
 
-# -- where a type comes from ---------------------------------------------------------------------------------------------
+# -- where a type comes from -----------------------------------------------------------------------------------------
 
 
 def test_sources_survive_splits_factors_and_concatenations() -> None:

@@ -97,7 +97,7 @@ def test_arranging_takes_the_named_coordinates(case: tuple[Layout, Widths, Width
     assert found.tolist() == [place[renamed(name)] for name in elements(layout, widest)]  # type: ignore[index]
 
 
-# -- from types ----------------------------------------------------------------------------------------------------------
+# -- from types ------------------------------------------------------------------------------------------------------
 
 
 def test_widths_that_do_not_grow_merge_with_constants() -> None:
@@ -137,7 +137,7 @@ def test_plain_widths_need_no_index() -> None:
     assert (chosen.extras, chosen.count, chosen.order) == (None, 2, None)
 
 
-# -- tensors -------------------------------------------------------------------------------------------------------------
+# -- tensors ---------------------------------------------------------------------------------------------------------
 
 
 @st.composite
