@@ -14,7 +14,7 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from netaug_fx.errors import InputError
-from netaug_fx.passes.layout import Layout, Widths, select, shape, size, storage_order
+from netaug_fx.passes.layout import Layout, Widths, positions, select, shape, size, storage_order
 
 STATE = "_netaug"
 _MARK = "_netaug_elastic"
@@ -199,7 +199,7 @@ def _current(module: nn.Module, name: str) -> Any:
         return base
     tensor = state.tensors[name]
     if tensor.kind == STATISTIC:
-        return _statistic(base, tensor, active)
+        return _statistic(base, tensor, active, can_do_without="track_running_stats" in module.__dict__)
     if not tensor.dims and tensor.kind != MUTATED:
         return base
     if tensor.full_name in active.scratch:
@@ -222,17 +222,25 @@ def _current(module: nn.Module, name: str) -> Any:
         active.assembling = False
 
 
-def _statistic(base: Tensor, tensor: ElasticTensor, active: Active) -> Tensor | None:
-    if active.statistics is None:
+def _statistic(base: Tensor, tensor: ElasticTensor, active: Active, can_do_without: bool) -> Tensor | None:
+    """A norm's running statistics in an augmented pass: those kept for it, or None for the batch's.
+
+    A norm of the user's own may not be able to do without; it gets the target's, continued for the extra channels,
+    for this pass alone.
+    """
+    if active.statistics is None and can_do_without:
         return None
-    if tensor.full_name not in active.statistics:
+    kept = active.scratch if active.statistics is None else active.statistics
+    if tensor.full_name not in kept:
         active.assembling = True
         start = torch.ones if tensor.name.endswith("var") else torch.zeros
-        active.statistics[tensor.full_name] = start(
-            shape(tensor.layouts, active.widths), dtype=base.dtype, device=base.device
-        )
+        assert active.widths is not None
+        wide = start(shape(tensor.layouts, active.widths), dtype=base.dtype, device=base.device)
+        if active.statistics is None and base.dim() == 1:
+            wide[positions(tensor.layouts[0], None, active.widths).to(base.device)] = base
+        kept[tensor.full_name] = wide
         active.assembling = False
-    return active.statistics[tensor.full_name]
+    return kept[tensor.full_name]
 
 
 # -- classes ---------------------------------------------------------------------------------------
@@ -241,10 +249,13 @@ def _statistic(base: Tensor, tensor: ElasticTensor, active: Active) -> Tensor | 
 def _tensor_property(name: str) -> property:
     def get(self: nn.Module) -> Any:
         state = self.__dict__[STATE]
-        if state.active.widths is None:
-            registered = self._parameters
-            return registered[name] if name in registered else self._buffers[name]
-        return _current(self, name)
+        try:
+            if state.active.widths is None:
+                registered = self._parameters
+                return registered[name] if name in registered else self._buffers[name]
+            return _current(self, name)
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}") from None
 
     return property(get, doc=f"{name} at the active widths")
 
@@ -325,8 +336,16 @@ def _make_class(
         if state is not None and state.active.widths is not None and name in self._buffers and name in state.tensors:
             # an augmented pass that replaces a buffer leaves the target's alone
             state.active.scratch[state.tensors[name].full_name] = value
+        elif _is_lost(self, name) and not isinstance(value, nn.Parameter):
+            raise _taken_away(self, name)
         else:
             super(created, self).__setattr__(name, value)
+
+    def delete_attribute(self: nn.Module, name: str) -> None:
+        state: ModuleState | None = self.__dict__.get(STATE)
+        if state is not None and name in state.tensors:
+            raise _taken_away(self, name)
+        super(created, self).__delattr__(name)
 
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super(created, self).__reduce_ex__(2)  # type: ignore[assignment]
@@ -337,6 +356,7 @@ def _make_class(
         __reduce_ex__=reduce,
         **{_MARK: True},
         __setattr__=set_attribute,
+        __delattr__=delete_attribute,
         __module__=base.__module__,
         __qualname__=base.__qualname__,
         __doc__=base.__doc__,
@@ -345,6 +365,21 @@ def _make_class(
     metaclass: Any = type(base)
     created: type[nn.Module] = metaclass(base.__name__, bases, namespace)
     return created
+
+
+def _is_lost(module: nn.Module, name: str) -> bool:
+    """Whether an elastic tensor is no longer registered (pruning and weight normalisation take it off first)."""
+    state: ModuleState | None = module.__dict__.get(STATE)
+    return (
+        state is not None and name in state.tensors and name not in module._parameters and name not in module._buffers
+    )
+
+
+def _taken_away(module: nn.Module, name: str) -> InputError:
+    return InputError(
+        f"{name!r} of {type(module).__name__} follows the supernet's widths, so nothing else can compute it: apply "
+        "parametrizations, pruning and weight or spectral normalisation to the model before netaug_fx.augment"
+    )
 
 
 def _rebuild(*key: Any) -> nn.Module:
@@ -364,6 +399,17 @@ def base_class(cls: type[nn.Module]) -> type[nn.Module]:
             "or put them on before augment"
         )
     return cls.__bases__[0]
+
+
+def extra_blocks(supernet: nn.Module) -> Iterator[Tensor]:
+    """The extra blocks of all modules; tied ones as often as they are held."""
+    for module in supernet.modules():
+        state = module.__dict__.get(STATE)
+        if isinstance(state, ModuleState):
+            for name in (extra for tensor in state.tensors.values() for extra in tensor.extras):
+                block = module._parameters[name] if name in module._parameters else module._buffers[name]
+                assert block is not None
+                yield block
 
 
 def is_elastic(module: nn.Module) -> bool:

@@ -241,11 +241,14 @@ def _getitem(node: fx.Node, record: NodeRecord) -> Found:
 
 
 def _bounds(t: Type, item: slice, base: Slot) -> Found:
-    """Both ends of a slice; one counted from the end (negative) counts what lies behind it."""
-    given = [bound for bound in (item.start, item.stop) if bound is not None]
-    if item.step not in (None, 1) or not all(isinstance(bound, int) for bound in given):
+    """Both ends of a slice; one counted from the end (negative) becomes the size of what lies before it."""
+    start_at, stop_at = (_evaluate(bound, {}, 0) for bound in (item.start, item.stop))
+    if item.step not in (None, 1) or any(
+        given is not None and not isinstance(value, int)
+        for given, value in ((item.start, start_at), (item.stop, stop_at))
+    ):
         return
-    start, stop, _ = item.indices(t.size)
+    start, stop, _ = slice(start_at, stop_at).indices(t.size)
     if (start, stop) == (0, t.size) or start >= stop:
         return
     before, rest = channels.split(t, start)

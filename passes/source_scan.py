@@ -1,7 +1,7 @@
 """Reads the names that a forward's code uses, to leave alone the forwards that cannot concern the compiler.
 
-In: a module. Out: every name in its forward's bytecode and in the methods and functions it reaches. Tracing every forward
-of a deep net is most of the time of ``augment``; most forwards only call their children.
+In: a module. Out: every name in its forward's bytecode and in the methods and functions it reaches. Tracing every
+forward of a deep net is most of the time of ``augment``; most forwards only call their children.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _known: dict[CodeType, frozenset[str]] = {}
 
 
 def names_used(module: nn.Module) -> frozenset[str]:
-    """All names that ``module.forward`` and what it calls in Python use, ``SLICE`` and ``STORES_ATTRIBUTE`` included."""
+    """All names that ``module.forward`` and what it calls in Python use, with ``SLICE`` and ``STORES_ATTRIBUTE``."""
     found: set[str] = set()
     seen: set[CodeType] = set()
     stack: list[Callable[..., Any]] = [module.forward]
@@ -66,8 +66,8 @@ def _names_in(code: CodeType) -> frozenset[str]:
 def _reached(names: frozenset[str], cls: type, namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
     """Python functions that the names stand for: methods of the class, globals, and attributes of global modules."""
     modules = [value for name in names if isinstance(value := namespace.get(name), ModuleType)]
-    holders = [module for module in modules if not module.__name__.partition(".")[0] == "torch"]
+    holders = [module for module in modules if module.__name__.partition(".")[0] != "torch"]
     for name in names:
         for value in (getattr(cls, name, None), namespace.get(name), *(getattr(m, name, None) for m in holders)):
-            if isinstance(value, (FunctionType, MethodType)) and not value.__module__.partition(".")[0] == "torch":
+            if isinstance(value, (FunctionType, MethodType)) and value.__module__.partition(".")[0] != "torch":
                 yield value

@@ -16,7 +16,7 @@ from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import output_tensors
 from netaug_fx.passes.layout import positions, shape
-from netaug_fx.supernet import control
+from netaug_fx.supernet import Supernet, control
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -87,13 +87,43 @@ def assert_extract_restores(supernet: nn.Module, model: nn.Module, inputs: Input
     assert_equal(run(tiny.eval(), inputs), run(copy_model(model).eval(), inputs), "extracted outputs")
 
 
-def assignments(supernet: Any, count: int = 3, seed: int = 0) -> Iterator[dict[str, int]]:
+def widest(supernet: nn.Module) -> dict[str, int]:
+    return {group.name: group.choices[-1] for group in control(supernet).groups}
+
+
+def assignments(supernet: nn.Module, count: int = 2, seed: int = 0) -> Iterator[dict[str, int]]:
     """The base, the widest and random widths, in that order."""
     generator = random.Random(seed)
-    yield {group.name: group.width for group in supernet.groups}
-    yield supernet.widest
+    groups = control(supernet).groups
+    yield {group.name: group.width for group in groups}
+    yield widest(supernet)
     for _ in range(count):
-        yield {group.name: generator.randint(group.width, group.choices[-1]) for group in supernet.groups}
+        yield {group.name: generator.randint(group.width, group.choices[-1]) for group in groups}
+
+
+def run_widest(supernet: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Outputs of the widest net with norm statistics that no sorting can touch (mean 0, variance 1)."""
+    with torch.no_grad(), Supernet.augmented(supernet, widest(supernet)):
+        control(supernet).active.statistics = {}
+        return run(supernet, inputs)
+
+
+def as_double(inputs: Inputs) -> Inputs:
+    converted: Inputs = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    return converted
+
+
+def assert_every_width_runs(supernet: nn.Module, inputs: Inputs) -> None:
+    """Outputs keep their shapes and stay finite at every width."""
+    net = copy_model(supernet).eval()
+    with torch.no_grad():
+        expected = run(net, inputs)
+        for widths in assignments(net):
+            with Supernet.augmented(net, widths):
+                got = run(net, inputs)
+            for a, b in zip(got, expected, strict=True):
+                assert a.shape == b.shape
+                assert torch.isfinite(a).all() or not torch.isfinite(b).all()
 
 
 def elastic_tensors(supernet: nn.Module) -> Iterator[tuple[nn.Module, ElasticTensor]]:
@@ -123,7 +153,7 @@ def zero_extra_to_target_(supernet: nn.Module) -> None:
 
 
 @contextmanager
-def statistics_of_the_target(supernet: Any, inputs: Inputs) -> Iterator[None]:
+def statistics_of_the_target(supernet: nn.Module) -> Iterator[None]:
     """Within an augmented context, norms use the target's running statistics on the target's channels."""
     active = control(supernet).active
     statistics = {}
@@ -139,26 +169,26 @@ def statistics_of_the_target(supernet: Any, inputs: Inputs) -> Iterator[None]:
     yield
 
 
-def assert_zeroed_extras_give_the_target(supernet: Any, inputs: Inputs, tolerance: float = 1e-7) -> None:
+def assert_zeroed_extras_give_the_target(supernet: nn.Module, inputs: Inputs, tolerance: float = 1e-7) -> None:
     """Invariant 3: with extra-to-target blocks zeroed, every width gives the target's outputs (in float64)."""
     net = copy_model(supernet).double().eval()
     zero_extra_to_target_(net)
-    inputs = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    inputs = as_double(inputs)
     with torch.no_grad():
         expected = run(net, inputs)
         for widths in assignments(net):
-            with net.augmented(widths), statistics_of_the_target(net, inputs):
+            with Supernet.augmented(net, widths), statistics_of_the_target(net):
                 got = run(net, inputs)
             for a, b in zip(got, expected, strict=True):
                 assert a.shape == b.shape
                 torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def assert_augmented_step_reaches_everything(supernet: Any, inputs: Inputs) -> None:
+def assert_augmented_step_reaches_everything(supernet: nn.Module, inputs: Inputs) -> None:
     """One training step of both passes: finite gradients, and one for every extra block."""
     net = copy_model(supernet).train()
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    with net.augmented():
+    with Supernet.augmented(net):
         loss(run(net, inputs)).backward()
     for name, buffer in net.named_buffers():
         assert torch.equal(torch.nan_to_num(buffer), torch.nan_to_num(buffers[name])), f"augmented pass changed {name}"
