@@ -170,7 +170,7 @@ class Shuffled(nn.Module):
         self.scale = nn.Parameter(torch.rand(width))
 
     def forward(self, data: Tensor) -> Tensor:
-        n, c, length = data.shape
+        c = data.shape[1]
         assert c % self.fold == 0, "the width must be a multiple of the fold"
         return data * self.scale[:, None]
 

@@ -38,9 +38,7 @@ def test_operands_are_tied_element_for_element(function: Callable[[Tensor, Tenso
     assert free(seen.result[1])
 
 
-@pytest.mark.parametrize(
-    "name", ["relu", "hardswish", "gelu", "silu", "hardsigmoid", "softplus", "elu", "mish", "relu6"]
-)
+@pytest.mark.parametrize("name", ["relu", "hardswish", "gelu", "silu", "softplus", "elu", "mish", "relu6"])
 def test_activations_change_no_width(name: str) -> None:
     for inplace in ({}, {"inplace": True}) if name in ("relu", "hardswish", "silu", "elu") else ({},):
         seen = watch(lambda t, kwargs=inplace: getattr(F, name)(t, **kwargs), x(2, 6))
