@@ -39,8 +39,8 @@ what is measured, for each net, with ratio 3 and training mode throughout
   augment, extract  medians after a first call that is reported apart: in a fresh process it also loads parts of torch
   verify          one call, ONNX export and ONNX Runtime included
 
-Each cell of the table holds the median on the wall clock, its quartiles, and after the semicolon the median of CPU time,
-which other programs on the machine disturb less. To compare CPU times, use one thread.
+Each cell of the table holds the median on the wall clock, its quartiles, and after the semicolon the median of CPU
+time, which other programs on the machine disturb less. To compare CPU times, use one thread.
 
 examples
   python -m benchmarks.overhead
