@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
+from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor, nn
 
 import netaug_fx
@@ -74,7 +75,9 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had.
     """
-    folder = folder or default_folder(config)
+    accelerator = _accelerator(config)
+    # Every process has the clock of its own in the default name; the first one's counts.
+    (folder,) = broadcast_object_list([folder or default_folder(config)])
     if folder.exists():
         raise RunError(
             f"run folder {folder} exists, and nothing is overwritten. Give another --out, or continue that run with "
@@ -82,7 +85,7 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
         )
     # Everything that can be wrong with the request is found before a folder is made.
     task = prepare(config)
-    accelerator: Any = Accelerator(cpu=config.device == "cpu")
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with writing(folder):
             (folder / "checkpoints").mkdir(parents=True)
@@ -104,12 +107,20 @@ def resume(folder: Path) -> Path:
             "wrote."
         )
     config = load_config(folder / "config.yaml")
-    with writing(folder):
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        # A kill while writing leaves the temporary file behind that would have been renamed.
-        for leftover in folder.rglob(".*.tmp*"):
-            leftover.unlink()
-    return _work(config, prepare(config), folder, Accelerator(cpu=config.device == "cpu"))
+    accelerator = _accelerator(config)
+    if accelerator.is_main_process:
+        with writing(folder):
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            # A kill while writing leaves the temporary file behind that would have been renamed.
+            for leftover in folder.rglob(".*.tmp*"):
+                leftover.unlink()
+    accelerator.wait_for_everyone()
+    return _work(config, prepare(config), folder, accelerator)
+
+
+def _accelerator(config: TrainConfig) -> Any:
+    """What runs the loop; without a device for it, accelerate joins several processes only if told to use the CPU."""
+    return Accelerator(cpu=config.device == "cpu" or not torch.accelerator.is_available())
 
 
 def prepare(config: TrainConfig) -> Task:

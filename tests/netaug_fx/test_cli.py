@@ -151,7 +151,6 @@ def test_a_ratio_that_is_none_is_explained(text: str) -> None:
         (["train", "--arms", "baseline,other"], "'baseline' or 'netaug'"),
         (["train", "--model", "digit_net"], "Did you mean 'digits_net'"),
         (["train", "--data", "nowhere"], "no such folder"),
-        (["train", "--opset", "3"], "opset"),
         (["train", "--resume", "nowhere"], "no run folder"),
         (["train", "--resume", "nowhere", "--epochs", "3"], "leave the other options away"),
         (["count", "digit_net"], "Did you mean 'digits_net'"),

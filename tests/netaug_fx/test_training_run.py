@@ -213,13 +213,6 @@ def test_a_second_interrupt_stops_at_once(config: TrainConfig, tmp_path: Path, m
     assert not (tmp_path / "stopped" / "checkpoints" / "baseline.pt").exists()
 
 
-def test_sorting_can_be_asked_for_and_keeps_the_net_verified(config: TrainConfig, tmp_path: Path) -> None:
-    sorted_run = changed(config, netaug__sort=True, arms=["netaug"], optim__epochs=2)
-    report = json.loads((run.start(sorted_run, tmp_path / "sorted") / "report.json").read_text())
-    assert report["verification"]["passed"] is True
-    assert report["comparison"] is None
-
-
 def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: TrainConfig, tmp_path: Path) -> None:
     """The gradient of a step is that of the target plus alpha times that of the drawn net."""
     task = load_task(config.data, config.seed)
@@ -335,17 +328,17 @@ def test_a_request_that_cannot_be_met_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_folder_trains_to_a_verified_net(config: TrainConfig, tmp_path: Path) -> None:
+def test_an_image_folder_trains_with_sorting_to_a_verified_net(config: TrainConfig, tmp_path: Path) -> None:
     for name, colour in {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}.items():
         (tmp_path / "set" / name).mkdir(parents=True)
         for index in range(12):
             Image.new("RGB", (24 + index, 20), colour).save(tmp_path / "set" / name / f"{index}.jpg")
-    settings = changed(
-        config, data__name=str(tmp_path / "set"), data__image_size=8, data__batch_size=10, optim__epochs=6
-    )
+    images = {"data__name": str(tmp_path / "set"), "data__image_size": 8, "data__batch_size": 10}
+    settings = changed(config, **images, optim__epochs=6, netaug__sort=True, arms=["netaug"])
     report = json.loads((run.start(settings, tmp_path / "run") / "report.json").read_text())
     assert report["verification"]["passed"] is True
     assert report["data"]["classes"] == ["blue", "green", "red"]
+    assert report["comparison"] is None
     assert report["arms"]["netaug"]["train_accuracy"] > 0.8
 
 
@@ -357,3 +350,21 @@ def test_default_folders_are_named_after_the_run_and_never_taken(
     assert first.name.startswith("make-digits-")
     first.mkdir(parents=True)
     assert run.default_folder(config) != first
+
+
+def test_two_processes_train_one_net(config: TrainConfig, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(changed(config, optim__epochs=2, arms=["netaug"], data__batch_size=64, device="cpu").to_yaml())
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    words = ["train", "--config", str(settings), "--out", str(tmp_path / "run")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "netaug_fx.cli", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("netaug epoch 2/2") == 1
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
+    assert report["verification"]["passed"] is True
