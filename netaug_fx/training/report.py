@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import jinja2
 import torch
 from torch import nn
 
+import netaug_fx
 from netaug_fx.atomic import write_text
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import TrainConfig
@@ -62,7 +62,7 @@ def make_report(
     }
     return {
         "format": FORMAT,
-        "versions": {"netaug_fx": package_version(), "torch": torch.__version__},
+        "versions": {"netaug_fx": netaug_fx.__version__, "torch": torch.__version__},
         "model": config.model.name,
         "data": {
             "name": task.name,
@@ -184,11 +184,3 @@ def si(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
     return f"{value:g}"
-
-
-def package_version() -> str:
-    """This package's version; ``source`` where it runs from a folder without being installed."""
-    try:
-        return version("netaug_fx")
-    except PackageNotFoundError:
-        return "source"
