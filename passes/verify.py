@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from netaug_fx.passes.macs import MacCount, count
 from netaug_fx.passes.onnx_export import Capture, capture, write_onnx
 from netaug_fx.passes.report import Check, Report
 from netaug_fx.passes.untouched import untouched
+from netaug_fx.supernet import is_supernet
 
 
 @dataclass
@@ -40,7 +41,6 @@ class _Pair:
     free_batch: bool  # ONNX needs it; without, capturing takes half as long
     same_tensors: bool = True  # the state_dicts agree, so one model can be given the other's weights
     captures: dict[str, Capture | ExportError] = field(default_factory=dict)
-    program_difference: str | None = None
     counts: list[MacCount] = field(default_factory=list)
 
 
@@ -50,7 +50,7 @@ def verify(
     example_inputs: Any = None,
     *,
     tolerance: float | None = None,
-    onnx: bool | Literal["both"] = True,
+    onnx: bool = True,
     folder: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Compares an extracted model with the original, and with its own ONNX export; neither model is changed.
@@ -64,10 +64,8 @@ def verify(
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments. None looks for one.
         tolerance: How far ONNX Runtime's outputs may be from PyTorch's: relative to each value, plus the same
             fraction of the largest value. None takes 1e-4, and 2e-2 for half precision.
-        onnx: Whether to export to ONNX and run it. Where the two exported programs are equal vertex by vertex, the
-            ONNX file of one is that of the other, and the original is exported only for ``"both"``, which takes
-            longer and leaves nothing to that argument.
-        folder: Where to leave ``tiny.onnx`` (and ``original.onnx``, if made). None leaves no files.
+        onnx: Whether to export both models to ONNX, compare the files, and run the tiny model's; most of the time.
+        folder: Where to leave ``tiny.onnx`` and ``original.onnx``. None leaves no files.
 
     Returns:
         The report, with the checks "class", "state_dict", "modules", "forward" (the original's code with the tiny
@@ -88,7 +86,7 @@ def verify(
         for name, run in _CHECKS.items():
             checks.append(_guarded(name, run, pair))
         if onnx:
-            checks += _onnx_checks(pair, both=onnx == "both")
+            checks += _onnx_checks(pair)
     counted = pair.counts[0] if pair.counts else None
     return Report(
         model=type(tiny).__name__,
@@ -108,7 +106,7 @@ def _refuse(tiny: nn.Module, model: nn.Module, tolerance: float | None) -> None:
             raise InputError(
                 f"{name}: expected a torch.nn.Module, found {type(module).__name__}; pass the model itself"
             )
-        if hasattr(module, "augmented") and hasattr(module, "groups"):
+        if is_supernet(module):
             raise InputError(
                 f"{name} is a supernet (an augmented {type(module).__name__}); verify compares plain models: "
                 + ("pass netaug_fx.extract(supernet)" if name == "tiny" else "pass the model that was augmented")
@@ -186,18 +184,15 @@ def _check_graph(pair: _Pair) -> Check:
         elif isinstance(theirs, Capture) or isinstance(ours, Capture):
             failure = ours if isinstance(ours, ExportError) else theirs
             which = "tiny model" if isinstance(ours, ExportError) else "original"
-            pair.program_difference = f"only the {which} cannot be exported: {failure}"
-            return Check("graph", False, pair.program_difference)
+            return Check("graph", False, f"only the {which} cannot be exported: {failure}")
         else:
             graphs = [from_modules(pair.tiny), from_modules(original)]
             how = f"torch.fx graphs of each module, since the original cannot be exported ({_short(theirs)})"
-    return _compared("graph", graphs, how, pair)
+    return _compared("graph", graphs, how)
 
 
-def _compared(name: str, graphs: list[LabelledGraph], how: str, pair: _Pair | None = None) -> Check:
+def _compared(name: str, graphs: list[LabelledGraph], how: str) -> Check:
     found = difference(*graphs)
-    if pair is not None:
-        pair.program_difference = found
     sizes = [f"{len(graph.vertices)} vertices" for graph in graphs]
     if found is None:
         return Check(name, True, f"{how}: isomorphic, {sizes[0]}", sizes[1], sizes[0])
@@ -247,7 +242,7 @@ _CHECKS: dict[str, Callable[[_Pair], Check]] = {
 # -- ONNX ------------------------------------------------------------------------------------------
 
 
-def _onnx_checks(pair: _Pair, *, both: bool) -> list[Check]:
+def _onnx_checks(pair: _Pair) -> list[Check]:
     names = ("onnx structure", "onnx runtime", "onnx argmax")
     theirs, ours = pair.captures.get("original"), pair.captures.get("tiny")
     if isinstance(theirs, ExportError):
@@ -263,7 +258,7 @@ def _onnx_checks(pair: _Pair, *, both: bool) -> list[Check]:
             text = f"not applicable: the original model does not export: {reason}"
             return [Check(name, True, text) for name in names]
         return [Check(name, False, f"could not run: only the tiny model does not export: {error}") for name in names]
-    structure = _guarded(names[0], _check_structure, pair, path, theirs, both)
+    structure = _guarded(names[0], _check_structure, pair, path, theirs)
     return [structure, *compare_outputs.check_runtime(ours, path, pair.tolerance)]
 
 
@@ -276,18 +271,11 @@ def _untranslatable(pair: _Pair, captured: Capture) -> ExportError | None:
     return None
 
 
-def _check_structure(pair: _Pair, path: Path, original: Capture, both: bool) -> Check:
-    ours = from_onnx(path)
-    if pair.program_difference is None and pair.same_tensors and not both:
-        detail = (
-            f"{len(ours.vertices)} vertices; the exported programs and the weights handed to the exporter are equal, "
-            'so the original\'s file is the same one (onnx="both" makes it all the same)'
-        )
-        return Check("onnx structure", True, detail)
+def _check_structure(pair: _Pair, path: Path, original: Capture) -> Check:
     other = pair.folder / "original.onnx"
     with _original(pair):
         write_onnx(original, other)
-    return _compared("onnx structure", [ours, from_onnx(other)], "ONNX files of both")
+    return _compared("onnx structure", [from_onnx(path), from_onnx(other)], "ONNX files of both")
 
 
 def _short(error: Any) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from netaug_fx import augment
 from netaug_fx.errors import ExportError, InputError, VerificationError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes import verify as verify_module
@@ -63,7 +64,7 @@ def changed(change: Callable[[Net], Any]) -> Net:
 def equal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("verified")
-    return verify(Net(), Net().train(), X, onnx="both", folder=folder), folder
+    return verify(Net(), Net().train(), X, folder=folder), folder
 
 
 def test_equal_nets_with_other_weights_pass(equal: tuple[Report, Path]) -> None:
@@ -361,16 +362,11 @@ def test_the_models_are_left_as_they_were() -> None:
 
 
 def test_bad_arguments() -> None:
-    class Supernet(Net):
-        groups = ()
-
-        def augmented(self) -> None:
-            """As a supernet's."""
-
+    supernet = augment(Net(), example_inputs=X)
     with pytest.raises(InputError, match=r"tiny is a supernet .* netaug_fx\.extract\(supernet\)"):
-        verify(Supernet(), Net(), X)
+        verify(supernet, Net(), X)
     with pytest.raises(InputError, match="model is a supernet"):
-        verify(Net(), Supernet(), X)
+        verify(Net(), supernet, X)
     with pytest.raises(InputError, match=r"tiny: expected a torch\.nn\.Module, found str"):
         verify("tiny", Net(), X)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the original Net does not run on them"):
