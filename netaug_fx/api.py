@@ -14,7 +14,7 @@ from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
 from netaug_fx.passes.check import check, check_target
 from netaug_fx.passes.graph import dependency_graph, find_groups
-from netaug_fx.passes.infer import Analysis, Inputs, infer
+from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
 from netaug_fx.passes.plan import Plan, Ratio, plan
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
@@ -106,12 +106,15 @@ def _compile(
 ) -> tuple[Analysis, Plan, nn.Module, Inputs]:
     """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew."""
     checked_model(model)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed must be an integer of 64 bits, not {seed!r}")
     elastic = next((path for path, module in model.named_modules() if is_elastic(module)), None)
     if elastic is not None:
         where = f"its module {elastic!r}" if elastic else "it"
         raise InputError(
             f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first"
         )
+    refuse_unsuitable(model)
     inputs = resolve_inputs(model, example_inputs)
     analysis = infer(model, inputs)
     refused: dict[Var, Reason] = {}

@@ -8,10 +8,9 @@ the moved labels, not index code, tell where the original's channels sit. ``chec
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from netaug_fx.errors import CheckError, TraceError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors
+from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors, quiet
 from netaug_fx.passes.labels import misplaced
 from netaug_fx.passes.layout import Widths
 from netaug_fx.passes.plan import Plan
@@ -92,7 +91,7 @@ class _Checking:
         self.running.train(training)
         by_variable = {var: widths[number] for var, number in self.plan.numbers.items()}
         mode = _Compare(self.active, expected, by_variable, self.found_right)
-        with neutral(fast_paths=False), _quiet(), ExitStack() as stack:
+        with neutral(fast_paths=False), quiet(), ExitStack() as stack:
             stack.enter_context(self.fake_mode or nullcontext())
             args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
             self.active.scratch = {}
@@ -110,18 +109,6 @@ class _Checking:
 
     def _own(self, tensor: Tensor) -> Tensor:
         return self.fake_mode.from_tensor(tensor, static_shapes=True) if self.fake_mode else tensor.clone()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A failing operator is an answer here, not something to log."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]

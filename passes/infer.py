@@ -8,6 +8,7 @@ the level of ATen operators, so that the user's Python (control flow, hooks, cus
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -102,7 +103,7 @@ def dry_run(model: nn.Module, inputs: Inputs) -> None:
     inference = _Inference(model, inputs, fake=True)
     inference.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     inference.copy = inference._copy_model()
-    with _mode_of(inference.copy, False), neutral(fast_paths=False), inference.fake_mode:
+    with _mode_of(inference.copy, False), neutral(fast_paths=False), quiet(), inference.fake_mode:
         args, kwargs = pytree.tree_map_only(Tensor, inference._as_input, inputs)
         inference.copy(*args, **kwargs)
 
@@ -214,6 +215,7 @@ class _Inference:
         with ExitStack() as stack:
             stack.enter_context(_watched(self.copy, mode, training, replaced))
             stack.enter_context(neutral(fast_paths=False))
+            stack.enter_context(quiet())
             stack.enter_context(self.fake_mode or nullcontext())
             args, kwargs = pytree.tree_map_only(Tensor, self._as_input, self.inputs)
             stack.enter_context(mode)
@@ -351,6 +353,18 @@ def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, flag in before.items():
             module.training = flag
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch from logging operators that fail on fake tensors: the exception tells of them."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
