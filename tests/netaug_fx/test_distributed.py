@@ -1,6 +1,5 @@
 """Data-parallel training: two gloo processes give the gradients of one process on the joint batch."""
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,10 @@ def backward(net: nn.Module, x: Tensor, y: Tensor) -> None:
     nn.functional.cross_entropy(net(x), y).backward()
 
 
-def run_rank(rank: int, port: int, folder: str) -> None:
+def run_rank(rank: int, folder: str) -> None:
     """One of the processes: its half of each batch, both passes, one step; writes what it drew and got."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     supernet = make_supernet()
     wrapped = DistributedDataParallel(supernet)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
@@ -84,14 +83,8 @@ def run_alone() -> dict[str, Any]:
     return {"drawn": drawn, "gradients": gradients, "state": supernet.state_dict()}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(free_port(), str(tmp_path)), nprocs=PROCESSES, join=True)
+    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=PROCESSES, join=True)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
     alone = run_alone()
     assert ranks[0]["drawn"] == ranks[1]["drawn"] == alone["drawn"]
