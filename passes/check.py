@@ -9,7 +9,7 @@ the moved labels, not index code, tell where the original's channels sit. ``chec
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from netaug_fx.errors import CheckError, TraceError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.graph import Group
 from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors, quiet
 from netaug_fx.passes.labels import misplaced
 from netaug_fx.passes.layout import Widths
@@ -74,7 +75,7 @@ class _Checking:
 
     def run(self, seed: int) -> dict[Var, Reason]:
         generator = random.Random(seed)
-        between = tuple(generator.randint(group.width, group.choices[-1]) for group in self.plan.groups)
+        between = _between(self.plan.groups, generator)
         if self.analysis.fills_caches:
             with neutral(fast_paths=False), self.fake_mode or nullcontext():
                 args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
@@ -109,6 +110,18 @@ class _Checking:
 
     def _own(self, tensor: Tensor) -> Tensor:
         return self.fake_mode.from_tensor(tensor, static_shapes=True) if self.fake_mode else tensor.clone()
+
+
+def _between(groups: Sequence[Group], generator: random.Random) -> Widths:
+    """Random widths, no two alike for groups of equal size (while there are enough), or a missing tie could hide."""
+    left: dict[tuple[int, int], list[int]] = {}
+    widths = []
+    for group in groups:
+        span = (group.width, group.choices[-1])
+        if not left.get(span):
+            left[span] = generator.sample(range(span[0], span[1] + 1), span[1] - span[0] + 1)
+        widths.append(left[span].pop())
+    return tuple(widths)
 
 
 class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]

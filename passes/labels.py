@@ -56,6 +56,8 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
         before = _leaves(_call(record.func, record.arguments, original))
         after = _leaves(_call(record.func, (args, kwargs), wide))
         for dims, small, large in zip(record.dims, before, after, strict=True):
+            if record.func._schema.name == "aten::expand":  # repeats into the new channels too
+                large = large * _spread(torch.ones_like(small), dims, widths)
             if not torch.equal(_spread(small, dims, widths), large):
                 return f"{record.op} moves the original's channels elsewhere than its types say"
     checked.add(key)

@@ -249,13 +249,13 @@ def _bounds(t: Type, item: slice, base: Slot) -> Found:
     ):
         return
     start, stop, _ = slice(start_at, stop_at).indices(t.size)
-    if (start, stop) == (0, t.size) or start >= stop:
+    if start >= stop:
         return
     before, rest = channels.split(t, start)
     part, _ = channels.split(rest, stop - start)
     if item.start is not None and start > 0:
         yield (*base, "start"), before
-    if item.stop is not None and stop < t.size:
+    if stop_at is not None and stop_at <= t.size:
         yield (*base, "stop"), channels.Concat((before, part))
 
 

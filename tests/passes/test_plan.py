@@ -147,8 +147,8 @@ def test_of_the_factors_of_a_dimension_heads_grow() -> None:
     model = nn.Sequential(nn.Linear(3, 6), Apply(attention, **shapes), nn.Linear(5, 2))
     found = plan(model, analysed(model, torch.rand(2, 5, 3)), 2)
     assert sorted(group.width for group in found.groups) == [2, 5, 6], "two heads, not the head width of eight"
-    stays = {pin.reason for pin in found.pins if pin.tensor == "1.v"}
-    assert any("grows in its place: both are factors of one dimension" in reason for reason in stays)
+    reasons = {var.size: reason.text for var, reason in found.stays.items()}
+    assert "grows in its place: both are factors of one dimension" in reasons[8]
 
 
 def test_of_the_factors_of_a_dimension_the_largest_grows() -> None:
