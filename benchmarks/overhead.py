@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     started = time.perf_counter()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    nets = [
-        measure(name, options.batch_size, options.resolution, options.repetitions, options.draws)
-        for name in options.nets
-    ]
+    nets = []
+    for number, name in enumerate(options.nets, start=1):
+        print(f"{number} of {len(options.nets)}: {name}", file=sys.stderr, flush=True)
+        nets.append(measure(name, options.batch_size, options.resolution, options.repetitions, options.draws))
     result = {
         "command": command(options),
         "goals": GOALS,

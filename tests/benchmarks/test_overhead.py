@@ -55,3 +55,11 @@ def test_the_order_within_pairs_alternates() -> None:
     found = overhead.pairs(lambda: calls.append("a"), lambda: calls.append("b"), 3)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert len(found) == 3
+
+
+def test_the_readme_shows_the_stored_results() -> None:
+    readme = (overhead.RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    result = json.loads(overhead.RESULTS.read_text(encoding="utf-8"))
+    assert overhead.table(result) in readme
+    assert result["command"] in readme
+    assert [net["name"] for net in result["nets"]] == list(overhead.TARGETS)
