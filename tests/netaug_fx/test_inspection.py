@@ -1,0 +1,74 @@
+"""What ``inspect`` shows: as data, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+
+import networkx as nx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import netaug_fx
+from netaug_fx.inspection import Inspection
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.LayerNorm([8])
+        self.middle, self.head = nn.Linear(8, 6), nn.Linear(6, 5)
+
+    def forward(self, data: Tensor, *unused: Tensor) -> Tensor:
+        features = self.norm(self.stem(data).mean((2, 3)))
+        parts = [self.middle(features).softmax(1)[:, 0:], *unused]
+        return self.head(torch.cat(parts, 1))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def inspection() -> Inspection:
+    return netaug_fx.inspect(Net(), 2, example_inputs=torch.rand(2, 3, 8, 8))
+
+
+def test_groups_pins_and_graph(inspection: Inspection) -> None:
+    assert [(group.name, group.choices) for group in inspection.groups] == [("stem", (8, 12, 16))]
+    softmax = next(pin for pin in inspection.pins if (pin.tensor, pin.dim) == ("middle.weight", 0))
+    assert softmax.op == "aten._softmax.default"
+    assert softmax.module == ""
+    assert isinstance(inspection.graph, nx.DiGraph)
+    assert inspection.graph.has_edge(("tensor", "norm.weight"), ("group", "stem"))
+    assert inspection.modules["stem"] == "Conv2d"
+    assert "torch.fx cannot follow it" in inspection.opaque[""]
+    assert inspection.mixing
+    assert "layer_norm" in inspection.mixing[0]
+
+
+def test_the_growing_share_counts_weight_matrices(inspection: Inspection) -> None:
+    stem, middle, head = 8 * 3 * 9, 8 * 6, 6 * 5
+    assert inspection.growing_share == pytest.approx((stem + middle) / (stem + middle + head))
+
+
+def test_it_is_plain_json(inspection: Inspection) -> None:
+    told = json.loads(json.dumps(inspection.to_dict()))
+    assert told["model"] == "Net"
+    assert told["groups"][0]["choices"] == [8, 12, 16]
+    assert {"tensor": "stem.weight", "group": "stem", "dim": 0, "role": "out"} in told["edges"]
+    assert {"tensor", "dim", "width", "reason", "op", "module", "location"} == set(told["pins"][0])
+
+
+def test_it_reads_as_a_table(inspection: Inspection) -> None:
+    lines = str(inspection).splitlines()
+    assert lines[0] == "Net: 1 groups; 89.8% of the weights can grow"
+    assert lines[2].split() == ["group", "kind", "widths", "written", "by", "layers"]
+    assert lines[3].split() == ["stem", "stream", "8", "/", "12", "/", "16", "stem", "3"]
+    assert lines[5] == "stays as it is:"
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_model_is_left_alone() -> None:
+    model = Net().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    netaug_fx.inspect(model, example_inputs=torch.rand(2, 3, 8, 8))
+    assert type(model) is Net
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
