@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +119,15 @@ def test_widths_that_cannot_be_equal_pin_both_sides() -> None:
 # -- one's own (the worked examples of passes/README.md) -------------------------------------------------------------
 
 
+README = Path(__file__).parents[2] / "passes" / "README.md"
+
+
+def worked_example(word: str) -> str:
+    """The README's piece of code that speaks of ``word``, so that what users read is what runs."""
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if word in code)
+    return str(code)
+
+
 @torch.library.custom_op("netaug_test::scaled_sum", mutates_args=())
 def scaled_sum(data: Tensor, weight: Tensor) -> Tensor:
     """data (N, C, L) and weight (C) -> (N, L): channels are weighted and summed."""
@@ -143,15 +154,7 @@ def test_a_rule_for_an_operator_of_ones_own() -> None:
     before = analysed(model, inputs)
     assert "there is no rule for netaug_test::scaled_sum" in why(before.tensors["weight"][0])
 
-    @rule("netaug_test::scaled_sum")
-    def scaled_sum_rule(ctx: Context, a: Any) -> Dims:
-        """(n, c, l) with weight (c) -> (n, l): channels are summed over."""
-        n, c, length = ctx.dims(a.data)
-        (weight,) = ctx.dims(a.weight)
-        ctx.unify(c, weight)
-        ctx.consumes(weight)
-        return [n, length]
-
+    exec(worked_example("scaled_sum"), {})
     supernet = netaug_fx.augment(model, ratio=2, example_inputs=inputs)
     assert [(group.name, group.choices) for group in supernet.groups] == [("stem", (8, 12, 16))]
     assert torch.equal(supernet(inputs), model(inputs))
@@ -178,13 +181,7 @@ class Shuffled(nn.Module):
 def test_a_rule_for_a_module_of_ones_own() -> None:
     model, inputs = nn.Sequential(nn.Conv1d(3, 6, 1), Shuffled(6, 3), nn.Conv1d(6, 4, 1)), torch.rand(2, 3, 5)
 
-    @module_rule(Shuffled)
-    def folds(ctx: Context, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Channels come in folds; whole folds are added."""
-        channel = ctx.dims(args[0])[1]
-        count = channels.fresh(channel.size // module.fold)
-        ctx.unify(channel, channels.Product((count, channels.Fixed(module.fold, ctx.reason("it is a fold")))))
-
+    exec(worked_example("Shuffled"), {"Shuffled": Shuffled})
     supernet = netaug_fx.augment(model, ratio=2, example_inputs=inputs)
     assert [(group.width, group.choices) for group in supernet.groups] == [(2, (2, 3, 4))], "folds, not channels"
     with supernet.augmented(supernet.widest):

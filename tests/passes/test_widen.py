@@ -98,7 +98,7 @@ def test_extra_weights_start_at_the_scale_that_keeps_outputs_even() -> None:
     into_old = parameters["project.weight_netaug1"]
     assert float(into_old.std()) == pytest.approx(float(model.project.weight.detach().std()) / 3**0.5, rel=0.05)
     assert abs(float(into_old.mean())) < 0.1 * float(into_old.std())
-    assert torch.equal(parameters["norm.weight_netaug0"], torch.full((128,), 0.7)), "constants are continued"
+    torch.testing.assert_close(parameters["norm.weight_netaug0"], torch.full((128,), 0.7))
     assert torch.equal(parameters["depthwise.bias_netaug0"], torch.zeros(128))
     extra, base = parameters["stem.weight_netaug0"], model.stem.weight.detach()
     assert float(extra.std()) == pytest.approx(float(base.std()), rel=0.1)
