@@ -86,7 +86,8 @@ def inspect(
 ) -> Inspection:
     """What ``augment`` would do to ``model``: its groups, what is pinned and why, and the dependency graph.
 
-    Takes the same arguments and raises the same errors; the model is not changed.
+    Takes the same arguments and raises the same errors, but where nothing can grow it says why instead; the model is
+    not changed.
 
     Example:
         >>> from torch import nn
@@ -95,14 +96,20 @@ def inspect(
         >>> [group.layers for group in netaug_fx.inspect(model).groups]
         [('0', '2')]
     """
-    analysis, chosen, _, _ = _compile(model, ratio, example_inputs, pin, divisor, seed=0)
+    analysis, chosen, _, _ = _compile(model, ratio, example_inputs, pin, divisor, seed=0, allow_nothing=True)
     found = {var: group for var, group in find_groups(model, analysis).items() if var in chosen.numbers}
     planned = {var: chosen.groups[chosen.numbers[var]] for var in found}
     return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned))
 
 
 def _compile(
-    model: nn.Module, ratio: Ratio, example_inputs: Any, pin: Sequence[str], divisor: int, seed: int
+    model: nn.Module,
+    ratio: Ratio,
+    example_inputs: Any,
+    pin: Sequence[str],
+    divisor: int,
+    seed: int,
+    allow_nothing: bool = False,
 ) -> tuple[Analysis, Plan, nn.Module, Inputs]:
     """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew."""
     checked_model(model)
@@ -119,7 +126,7 @@ def _compile(
     analysis = infer(model, inputs)
     refused: dict[Var, Reason] = {}
     for _ in range(_MOST_ROUNDS):
-        chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused)
+        chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused, allow_nothing=allow_nothing)
         supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
         broken = check(supernet, analysis, chosen, inputs, seed=seed)
         if not broken:

@@ -166,6 +166,9 @@ class Supernet(nn.Module):
             widths: Width by group name, any integer from the target's to the largest; groups left out keep the
                 target's. By default one assignment is drawn.
 
+        Norms use the batch's statistics; in evaluation mode (as set before entering) those that ``calibrate_`` kept
+        for these widths, if it did.
+
         Yields:
             The widths in use.
 

@@ -64,6 +64,7 @@ def plan(
     pin: Sequence[str] = (),
     divisor: int = 1,
     refused: Mapping[Var, Reason] | None = None,
+    allow_nothing: bool = False,
 ) -> Plan:
     """Decides the widths that each group may take.
 
@@ -75,10 +76,11 @@ def plan(
         pin: Globs of module paths; every width in a matching module stays.
         divisor: Widths above the original's are rounded to a multiple of it.
         refused: Variables that must stay (what ``check`` found to break), with reasons.
+        allow_nothing: Return a plan without groups where nothing can grow (to look at the reasons).
 
     Raises:
         InputError: a ratio below 1 or not finite, an unknown kind, a glob that matches nothing, a divisor below 1.
-        PlanError: nothing is left that could grow.
+        PlanError: nothing is left that could grow, and ``allow_nothing`` is not given.
     """
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise InputError(f"divisor must be an integer of at least 1, not {divisor!r}")
@@ -100,7 +102,7 @@ def plan(
         for var in (var for dim in dims for var in channels.variables(dim)):
             if var not in found:
                 stays.setdefault(var, Reason("no weight sums over it, so extra channels would have nowhere to go"))
-    if not growing:
+    if not growing and not allow_nothing:
         raise PlanError(_nothing_grows(analysis, stays))
     return Plan(
         groups=tuple(growing.values()),

@@ -85,7 +85,8 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
             continue
         for call, record in reversed(list(enumerate(records))):
             for slot, t in finder(node, record):
-                if _evaluate(_at(node, slot), widths, call) != channels.size_at(t, widths):
+                value = _at(node, slot)
+                if _is_integer(value, call) and _evaluate(value, widths, call) != channels.size_at(t, widths):
                     replacements.setdefault(node, {})[slot] = t
     if not replacements:
         return None
@@ -101,6 +102,13 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
                 _put(mapped, slot, copy.call_method("size", (state, len(sizes))))
                 sizes.append(t)
     return Rewritten(copy, tuple(sizes))
+
+
+def _is_integer(value: Any, call: int) -> bool:
+    if isinstance(value, fx.Node):
+        records = node_records(value)
+        value = records[call].result if len(records) > call else None
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _evaluate(value: Any, widths: Mapping[Var, int], call: int) -> Any:

@@ -151,7 +151,7 @@ def verify(
     from netaug_fx.passes.verify import verify as verify_net
 
     net, original, image = _net_from_weights(weights, model, num_classes, in_channels, image_size)
-    report = verify_net(net, original, image)
+    report = verify_net(net, original, None if image is None else image[:1])
     typer.echo(str(report))
     _write_json(report.to_dict(), json_file)
     if not report.passed:
