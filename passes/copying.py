@@ -11,8 +11,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
-    """``copy.deepcopy(model, memo)``, with tensors that have a gradient history (plain attributes) copied without
-    it."""
+    """``copy.deepcopy(model, memo)``; tensors with a gradient history (plain attributes) are copied without it."""
     memo = {} if memo is None else memo
     for module in model.modules():
         for value in vars(module).values():
