@@ -18,9 +18,9 @@ from netaug_fx.supernet import Supernet, control
 def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, int] | None = None) -> None:
     """Re-estimates the running statistics of all norms as plain averages over the batches of ``loader``, in place.
 
-    For the target (``widths=None``) they replace the running statistics. For other widths they are kept beside them,
-    and
-    used by ``augmented(widths)`` in evaluation mode. ([NetAug], appendix: the authors re-estimate on 16k images.)
+    For the target (``widths=None``) they replace the running statistics. For other widths they are kept beside them
+    until the next augmented pass in training mode, and used by ``augmented(widths)`` in evaluation mode.
+    ([NetAug], appendix: the authors re-estimate on 16k images.)
 
     Args:
         supernet: What ``augment`` returned.
@@ -28,11 +28,17 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         widths: Width by group name, as for ``augmented``; the target's by default.
 
     Raises:
-        InputError: not a supernet, unknown groups or widths out of range, or a loader without batches (the statistics
-            are then left as they were).
+        InputError: not a supernet, unknown groups or widths out of range, a norm without momentum, or a loader without
+            batches (the statistics are then left as they were).
     """
     own = control(supernet)
     norms = [module for module in supernet.modules() if _keeps_statistics(module)]
+    for path, module in supernet.named_modules():
+        if _keeps_statistics(module) and "momentum" not in module.__dict__:
+            raise InputError(
+                f"module {path!r} ({type(module).__name__}) keeps norm statistics but has no attribute 'momentum', "
+                "so they cannot be averaged: give it one and let its forward use it"
+            )
     if not norms:
         return
     assignment = None if widths is None else own.as_widths(widths)
@@ -54,15 +60,13 @@ def _keeps_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def _averaging(supernet: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
-    """All modules in evaluation mode but the norms, whose momentum gives a plain average; put back at the end."""
+    """All modules in evaluation mode but the norms, whose momentum is ours to set; put back at the end."""
     modes = {module: module.training for module in supernet.modules()}
     momenta = {module: module.__dict__["momentum"] for module in norms if "momentum" in module.__dict__}
     try:
         supernet.eval()
         for module in norms:
             module.training = True
-        for module in momenta:
-            module.__dict__["momentum"] = None
         yield
     finally:
         for module, training in modes.items():
@@ -99,8 +103,7 @@ def _feed(supernet: nn.Module, loader: Iterable[Any], device: torch.device, norm
     count = 0
     for count, batch in enumerate(loader, start=1):
         for module in norms:
-            if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-                module.momentum = 1 / count  # it takes a momentum of None for 0, and so would learn nothing
+            module.momentum = 1 / count  # type: ignore[assignment]  # a plain average, also where None is not known
         moved = pytree.tree_map_only(Tensor, lambda t: t.to(device), batch)
         if isinstance(moved, Mapping):
             supernet(**moved)

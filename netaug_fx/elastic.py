@@ -3,9 +3,8 @@
 ``Elastic<Cls>`` is generated from a module's class: its tensor attributes that hold width variables become properties.
 In target mode a property returns the original tensor itself, so the target is never copied, moved or sliced. In
 augmented mode it returns the tensor assembled for the active widths from the original and the extra blocks beside it.
-A few integers (``groups``, ``num_groups``, ...) follow the same way, and a forward whose text holds widths is
-replaced by
-its rewritten form. The swap is undone exactly by ``passes.extract``.
+A few integers (``groups``, ``num_groups``, ...) follow the same way, and in augmented mode a forward whose text holds
+widths is replaced by its rewritten form. The swap is undone exactly by ``passes.extract``.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ INTEGER_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.modules.instancenorm._InstanceNorm: ("num_features",),
     nn.MultiheadAttention: ("num_heads", "embed_dim"),
 }
+
+
+def integer_attributes(module: nn.Module) -> tuple[str, ...]:
+    """Names of a module's integer attributes that follow the active widths."""
+    return tuple(name for cls, names in INTEGER_ATTRIBUTES.items() if isinstance(module, cls) for name in names)
 
 
 class Active:
@@ -240,7 +244,10 @@ def _statistic(base: Tensor, tensor: ElasticTensor, active: Active, can_do_witho
             wide[positions(tensor.layouts[0], None, active.widths).to(base.device)] = base
         kept[tensor.full_name] = wide
         active.assembling = False
-    return kept[tensor.full_name]
+    value = kept[tensor.full_name]
+    if value.dtype != base.dtype or value.device != base.device:  # the supernet was converted in the meantime
+        kept[tensor.full_name] = value = value.to(dtype=base.dtype, device=base.device)
+    return value
 
 
 # -- classes ---------------------------------------------------------------------------------------
@@ -302,7 +309,7 @@ def elastic_class(
         base: The user's class; its name is kept, so that ``repr`` reads as before.
         tensors: Names of parameters and buffers that become properties.
         integers: Names of integer attributes that become properties.
-        rewritten: Whether the forward is replaced by the one in the module's state.
+        rewritten: Whether augmented passes use the rewritten forward in the module's state.
         mixin: A class to add behind ``base`` (the supernet's root).
     """
     key = (base, tensors, integers, rewritten, mixin)
@@ -326,7 +333,10 @@ def _make_class(
 
         @functools.wraps(base.forward)
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return self.__dict__[STATE].forward(self.training)(self, *args, **kwargs)
+            state: ModuleState = self.__dict__[STATE]
+            if state.active.widths is None:
+                return base.forward(self, *args, **kwargs)
+            return state.forward(self.training)(self, *args, **kwargs)
 
         forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
         namespace["forward"] = forward

@@ -19,7 +19,6 @@ from netaug_fx.passes.layout import Widths
 
 CONTROL = "_netaug_control"
 STATE_KEY = "netaug.draws"
-EXTRA = "_netaug"
 
 
 class Control:
@@ -179,6 +178,8 @@ class Supernet(nn.Module):
         chosen = own.as_widths(own.sample() if widths is None else widths)
         active = own.active
         before = active.widths, active.statistics
+        if self.training:
+            own.calibrated.clear()  # the weights they were estimated for are about to change
         active.widths, active.statistics = chosen, None if self.training else own.calibrated.get(chosen)
         active.scratch = {}
         try:
@@ -251,6 +252,7 @@ def save_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, _loca
 def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
     """Restores the generator; a plain model's checkpoint leaves generator and extra blocks as they are."""
     own = control(module)
+    own.calibrated.clear()
     saved = state_dict.pop(prefix + STATE_KEY, None)
     if saved is not None:
         if not isinstance(saved, Tensor) or saved.shape != (2,) or saved.dtype != torch.int64:

@@ -38,6 +38,11 @@ class Reason:
     location: str = ""
 
 
+OF_INPUT = "it is a dimension of the model's input"
+OF_SPACE = "it is a spatial dimension"
+"""Reasons of sizes that change with the input."""
+
+
 @dataclass(frozen=True)
 class Fixed:
     """``size`` elements, never more; ``reason`` says why."""
@@ -209,6 +214,16 @@ def pin_reason(t: Type) -> Reason | None:
         if (reason := pin_reason(inner)) is not None:
             return reason
     return None
+
+
+def follows_input(t: Type) -> bool:
+    """Whether a fixed size that changes with the model's input takes part in ``t``."""
+    t = resolve(t)
+    if isinstance(t, Fixed):
+        return t.size > 1 and t.reason is not None and t.reason.text in (OF_INPUT, OF_SPACE)
+    if isinstance(t, Var):
+        return False
+    return any(follows_input(inner) for inner in (t.parts if isinstance(t, Concat) else t.factors))
 
 
 def size_at(t: Type, widths: Mapping[Var, int]) -> int:

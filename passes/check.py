@@ -25,11 +25,13 @@ from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.graph import Group
-from netaug_fx.passes.infer import Analysis, Inputs, neutral, output_tensors, quiet
+from netaug_fx.passes.infer import Analysis, Inputs
 from netaug_fx.passes.labels import misplaced
 from netaug_fx.passes.layout import Widths
 from netaug_fx.passes.plan import Plan
-from netaug_fx.passes.recorder import Operand, OpRecord
+from netaug_fx.passes.recorder import OpRecord, is_operand
+from netaug_fx.passes.rules import tensor_leaves
+from netaug_fx.passes.running import neutral, output_tensors, quiet
 
 
 class _Disagreement(Exception):
@@ -144,7 +146,7 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        results = tensor_leaves(out)
         if self.active.assembling or not results:
             return out
         record = self.upcoming()
@@ -157,11 +159,25 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if predicted != tuple(tensor.shape):
                 text = f"{record.op} gives shape {tuple(tensor.shape)} where its types predict {predicted}"
                 raise _Disagreement(record, text)
-        wrong = misplaced(record, args, kwargs, self.widths, self.checked)
+        wrong = _other_numbers(record, args, kwargs) or misplaced(record, args, kwargs, self.widths, self.checked)
         if wrong:
             raise _Disagreement(record, wrong)
         self.position += 1
         return out
+
+
+def _other_numbers(record: OpRecord, args: Any, kwargs: Any) -> str:
+    """What is wrong if an elementwise operator is given another number than in the original: one made from a width."""
+    if torch.Tag.pointwise not in record.func.tags:
+        return ""
+    was, now = (
+        [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=is_operand) if isinstance(leaf, (int, float))]
+        for arguments in (record.arguments, (args, kwargs))
+    )
+    changed = next((pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), None)
+    if changed is None:
+        return ""
+    return f"{record.op} uses {changed[1]:g} when channels are added, where it used {changed[0]:g}"
 
 
 def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Reason]:
@@ -173,7 +189,7 @@ def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Re
     record = found.record
     types: list[Type] = []
     if record is not None:
-        operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=_is_operand) if _is_operand(leaf)]
+        operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
         types = [dim for operand in operands for dim in operand.dims] + [dim for dims in record.dims for dim in dims]
     blamed = {var for t in types for var in channels.variables(t) if var in plan.numbers}
     place = Reason(found.text, record.op, record.module, record.location) if record else Reason(found.text)
@@ -199,10 +215,6 @@ def _in_module(path: str, analysis: Analysis, plan: Plan) -> set[Var]:
         if found or not path:
             return found
         path = path.rpartition(".")[0]
-
-
-def _is_operand(leaf: Any) -> bool:
-    return isinstance(leaf, Operand)
 
 
 # -- the target, for real --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class Context:
     statistics: set[str] = field(default_factory=set)
     mutated: set[str] = field(default_factory=set)
     notes: dict[str, Type] = field(default_factory=dict)
+    written: dict[int, Any] = field(default_factory=dict)  # storages that an activation was written into, by address
     before: dict[int, Dims] = field(default_factory=dict)  # types of an in-place operator's arguments, by id
 
     # -- types of tensors --------------------------------------------------------------------------
@@ -67,11 +69,17 @@ class Context:
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor was made from parameters and buffers alone."""
-        return getattr(tensor, _WEIGHT, None) is True
+        return self._flag(tensor) is True
+
+    def _flag(self, tensor: Tensor) -> bool | None:
+        flag: bool | None = getattr(tensor, _WEIGHT, None)
+        if flag is not False and self.written and _storage(tensor)._cdata in self.written:
+            return False
+        return flag
 
     def weight_of(self, tensors: Iterable[Tensor]) -> bool | None:
         """The weight flag of a result: a weight if no input is an activation, None for constants alone."""
-        flags = [getattr(tensor, _WEIGHT, None) for tensor in tensors]
+        flags = [self._flag(tensor) for tensor in tensors]
         if False in flags:
             return False
         return True if True in flags else None
@@ -116,9 +124,16 @@ class Context:
         if growing:
             self.mixing.append(Mixing(self.op, self.module, self.location, growing))
 
-    def writes(self, tensor: Tensor) -> None:
-        """An operator writes into a tensor; of a parameter or buffer, or a view of one, the name is kept."""
-        if self.is_weight(tensor):
+    def writes(self, tensor: Tensor, sources: Iterable[Tensor]) -> None:
+        """An operator writes into a tensor.
+
+        Of a parameter or buffer, or a view of one, the name is kept. Whatever shares memory with a tensor that an
+        activation is written into is an activation from then on.
+        """
+        if self.weight_of(sources) is False and getattr(tensor, _WEIGHT, None) is not False:
+            storage = _storage(tensor)
+            self.written[storage._cdata] = storage  # held, so that the address is not used again
+        if getattr(tensor, _WEIGHT, None) is True:
             name = getattr(tensor, _NAME, None)
             self.mutated.update(
                 [name] if name else {name for dim in self.dims(tensor) for name, _ in channels.sources(dim)}
@@ -131,9 +146,18 @@ class Context:
                 self.statistics.update(name for name, _ in channels.sources(dim))
 
 
+def _storage(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()
+
+
 def growing(t: Type) -> bool:
     """Whether any variable is left in ``t``."""
     return next(channels.variables(t), None) is not None
+
+
+def space(tensor: Tensor, start: int) -> Dims:
+    """The dimensions of a result from ``start`` on, which are space: their sizes follow the input's."""
+    return [Fixed(int(size), Reason(channels.OF_SPACE)) for size in tensor.shape[start:]]
 
 
 def as_var(size: int) -> Type:

@@ -8,8 +8,6 @@ the level of ATen operators, so that the user's Python (control flow, hooks, cus
 
 from __future__ import annotations
 
-import logging
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from netaug_fx.elastic import integer_attributes
 from netaug_fx.errors import InputError, TraceError
 from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.passes.recorder import NodeRecord, OpRecord
+from netaug_fx.passes.recorder import OpRecord
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, tie_repeated_calls
+from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
 from netaug_fx.passes.source_scan import names_used
 from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
 
@@ -103,7 +102,7 @@ def dry_run(model: nn.Module, inputs: Inputs) -> None:
     inference = _Inference(model, inputs, fake=True)
     inference.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     inference.copy = inference._copy_model()
-    with _mode_of(inference.copy, False), neutral(fast_paths=False), quiet(), inference.fake_mode:
+    with mode_of(inference.copy, False), neutral(fast_paths=False), quiet(), inference.fake_mode:
         args, kwargs = pytree.tree_map_only(Tensor, inference._as_input, inputs)
         inference.copy(*args, **kwargs)
 
@@ -145,6 +144,7 @@ class _Inference:
     def run(self) -> Analysis:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if self.fake else None
         self.copy = self._copy_model()
+        self.attributes = {path: integer_attributes(module) for path, module in self.copy.named_modules()}
         tensors = self._type_tensors()
         before, buffers = _attributes(self.copy), dict(self.copy.named_buffers())
         operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
@@ -199,7 +199,7 @@ class _Inference:
         ]
         for name, tensor in named:
             if id(tensor) not in known:
-                dims = tuple(channels.fresh(int(n), frozenset({(name, d)})) for d, n in enumerate(tensor.shape))
+                dims = tuple(_own_dim(tensor, name, dim) for dim in range(tensor.dim()))
                 known[id(tensor)] = dims
                 self.context.set_dims(tensor, dims, weight=True)
                 self.context.name(tensor, name)
@@ -211,7 +211,7 @@ class _Inference:
 
     def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> list[OpRecord]:
         """One forward under the rules; forwards named in ``replaced`` are run from their graphs."""
-        mode = recorder.RuleMode(self.context, self.integers)
+        mode = recorder.RuleMode(self.context, self.integers, self.attributes)
         with ExitStack() as stack:
             stack.enter_context(_watched(self.copy, mode, training, replaced))
             stack.enter_context(neutral(fast_paths=False))
@@ -235,7 +235,7 @@ class _Inference:
             tensor = self.fake_mode.from_tensor(tensor, static_shapes=True)
         else:
             tensor = tensor.clone()
-        reason = Reason("it is a dimension of the model's input")
+        reason = Reason(channels.OF_INPUT)
         self.context.set_dims(tensor, [Fixed(int(n), reason) for n in tensor.shape], weight=False)
         return tensor
 
@@ -250,7 +250,7 @@ class _Inference:
         traces: dict[str, dict[bool, ForwardTrace]] = {}
         used = {path: names_used(module) for path, module in self.copy.named_modules() if is_traced(module)}
         for training in (False, True):
-            with neutral(), _mode_of(self.copy, training):
+            with neutral(), mode_of(self.copy, training):
                 for path, names in used.items():
                     if may_carry_sizes(names):
                         traces.setdefault(path, {})[training] = trace(self.copy.get_submodule(path))
@@ -295,6 +295,14 @@ class _Inference:
         self.opaque[path] = why
 
 
+def _own_dim(tensor: Tensor, name: str, dim: int) -> Type:
+    """A parameter's or buffer's dimension: a width of its own, unless its values are numbers of something."""
+    size = int(tensor.shape[dim])
+    if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
+        return Fixed(size, Reason("its tensor holds integers, which may number channels or positions"))
+    return channels.fresh(size, frozenset({(name, dim)}))
+
+
 class _TraceFailed(Exception):
     def __init__(self, path: str, error: Exception) -> None:
         super().__init__(str(error))
@@ -334,53 +342,13 @@ def _watched(
     for path, function in replaced.items():
         model.get_submodule(path).__dict__["forward"] = function(mode)
     try:
-        with _mode_of(model, training):
+        with mode_of(model, training):
             yield
     finally:
         for path in replaced:
             del model.get_submodule(path).__dict__["forward"]
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
-    """Puts a model in training or evaluation mode, and every module back as it was."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, flag in before.items():
-            module.training = flag
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps torch from logging operators that fail on fake tensors: the exception tells of them."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def neutral(*, fast_paths: bool = True) -> Iterator[None]:
-    """No gradients, random-number generators put back; without ``fast_paths``, attention runs as plain products."""
-    state = random.getstate()
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        if not fast_paths:
-            torch.backends.mha.set_fastpath_enabled(False)
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _attributes(model: nn.Module) -> list[dict[str, Any]]:
@@ -390,25 +358,3 @@ def _attributes(model: nn.Module) -> list[dict[str, Any]]:
         {k: (id(v), len(v) if isinstance(v, (dict, list, set)) else 0) for k, v in vars(module).items() if k not in own}
         for module in model.modules()
     ]
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """All tensors of a model's output: tensors, tuples, lists, dicts, data classes and objects with attributes."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    stack = [output]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Tensor):
-            found.append(item)
-        elif isinstance(item, Mapping):
-            stack.extend(reversed(list(item.values())))
-        elif isinstance(item, (tuple, list, set)):
-            stack.extend(reversed(list(item)))
-        elif hasattr(item, "__dict__") and not isinstance(item, (type, nn.Module)) and id(item) not in seen:
-            seen.add(id(item))
-            stack.extend(reversed(list(vars(item).values())))
-    return found
-
-
-__all__ = ["Analysis", "Inputs", "NodeRecord", "OpRecord", "TracedForward", "infer", "neutral", "output_tensors"]

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
 from netaug_fx.passes.layout import layout_of, positions
-from netaug_fx.passes.recorder import Operand, OpRecord
+from netaug_fx.passes.recorder import Operand, OpRecord, is_operand
+from netaug_fx.passes.rules import tensor_leaves
 
 _MOVING = frozenset(
     "aten::" + name
@@ -29,7 +30,7 @@ _MOVING = frozenset(
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
     )
 )  # fmt: skip
-_LARGEST = 1 << 21
+_LARGEST = 1 << 22
 
 
 def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int], checked: set[Any]) -> str:
@@ -44,8 +45,8 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
     """
     if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
         return ""
-    operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=_is_operand) if _is_operand(leaf)]
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
+    tensors = tensor_leaves((args, kwargs))
     if len(tensors) != len(operands) or any(t.numel() > _LARGEST or t.is_complex() for t in tensors):
         return ""
     key = (record.func, *(tuple(t.shape) for t in tensors), *record.dims)
@@ -53,8 +54,8 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
         return ""
     with _disable_current_modes(), torch.no_grad():
         original, wide = _labels(operands, widths)
-        before = _leaves(_call(record.func, record.arguments, original))
-        after = _leaves(_call(record.func, (args, kwargs), wide))
+        before = tensor_leaves(_call(record.func, record.arguments, original))
+        after = tensor_leaves(_call(record.func, (args, kwargs), wide))
         for dims, small, large in zip(record.dims, before, after, strict=True):
             if record.func._schema.name == "aten::expand":  # repeats into the new channels too
                 large = large * _spread(torch.ones_like(small), dims, widths)
@@ -96,18 +97,10 @@ def _call(func: Any, arguments: Any, labels: list[Tensor]) -> Any:
     """The operator with labels in the place of its tensors, in order."""
     remaining = iter(labels)
     args, kwargs = pytree.tree_map(
-        lambda leaf: next(remaining) if isinstance(leaf, (Operand, Tensor)) else leaf, arguments, is_leaf=_is_operand
+        lambda leaf: next(remaining) if isinstance(leaf, (Operand, Tensor)) else leaf, arguments, is_leaf=is_operand
     )
     return func(*args, **kwargs)
 
 
-def _leaves(result: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-
-
 def _grows(dims: tuple[Type, ...], widths: Mapping[Var, int]) -> bool:
     return any(var in widths for dim in dims for var in channels.variables(dim))
-
-
-def _is_operand(leaf: Any) -> bool:
-    return isinstance(leaf, Operand)

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import netaug_fx.passes as _passes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Fixed, Mismatch, Type
 from netaug_fx.passes.context import Context, Dims, Refusal
-from netaug_fx.passes.rules import ModuleRule, bind, lookup, lookup_module, tensors_in
+from netaug_fx.passes.rules import ModuleRule, bind, lookup, lookup_module, tensor_leaves
 
 _OWN_FOLDERS = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep
@@ -38,6 +38,11 @@ class Operand:
 
     shape: tuple[int, ...]
     dims: tuple[Type, ...]
+
+
+def is_operand(leaf: Any) -> bool:
+    """Tells pytree functions where to stop."""
+    return isinstance(leaf, Operand)
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,16 @@ def node_records(node: fx.Node) -> list[NodeRecord]:
 class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies a rule to every operator that runs under it, and records the operator."""
 
-    def __init__(self, context: Context, integers: dict[str, dict[str, Type]]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        integers: dict[str, dict[str, Type]],
+        attributes: Mapping[str, Collection[str]],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
         self.integers = integers
+        self.attributes = attributes
         self.records: list[OpRecord] = []
         self.path: list[str] = [""]
         self.node: fx.Node | None = None
@@ -92,15 +103,15 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ctx = self.context
         ctx.before = {}
         if func._schema.is_mutable:
-            ctx.before = {id(t): ctx.dims(t) for t in tensors_in((args, kwargs))}
+            ctx.before = {id(t): ctx.dims(t) for t in tensor_leaves((args, kwargs))}
             for index, argument in enumerate(func._schema.arguments):
                 value = args[index] if index < len(args) else kwargs.get(argument.name)
                 if argument.is_write and isinstance(value, Tensor):
-                    ctx.writes(value)
+                    ctx.writes(value, tensor_leaves((args, kwargs)))
         operands = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
         out = func(*args, **kwargs)
         ctx.op, ctx.module, ctx.location, ctx.notes = str(func), self.path[-1], self._location(), {}
-        results = tensors_in(out)
+        results = tensor_leaves(out)
         if results or lookup(func) is not None:
             self._type_results(func, args, kwargs, out, results)
         if results:
@@ -112,7 +123,7 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _type_results(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> None:
         ctx = self.context
-        inputs = tensors_in((args, kwargs))
+        inputs = tensor_leaves((args, kwargs))
         weight = ctx.weight_of(inputs)
         try:
             dims = self._by_rule(func, args, kwargs, out, results)
@@ -142,24 +153,30 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return dims
 
     def _keep_notes(self) -> None:
+        """Keeps noted integers for the traced node at hand, and for the module whose attributes they are."""
         notes = self.context.notes
         self.node_notes.update(notes)
-        kept = self.integers.setdefault(self.context.module, {}) if notes else {}
+        wanted = self.attributes.get(self.context.module, ())
         for name, t in notes.items():
-            known = kept.setdefault(name, t)
-            if known is not t and known.size == t.size:
+            if name.partition(".")[0] not in wanted:
+                continue
+            known = self.integers.setdefault(self.context.module, {}).setdefault(name, t)
+            try:
                 self.context.unify(known, t)
+            except Mismatch as error:  # a shared module that is used at two sizes
+                for other in (known, t):
+                    self.context.pin(other, f"attribute {name!r} of one module stands for two sizes: {error}")
 
     def apply_module_rule(
         self, module_rule: ModuleRule, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
         """Adds what a module's Python demands beyond its operators."""
         ctx = self.context
-        ctx.op, ctx.module, ctx.notes = type(module).__name__, self.path[-1], {}
+        ctx.op, ctx.module, ctx.location, ctx.notes = type(module).__name__, self.path[-1], "", {}
         try:
             module_rule(ctx, module, args, kwargs, output)
         except Exception as error:  # as for operators: what cannot be solved stays as it is
-            for tensor in [*module.parameters(), *tensors_in((args, kwargs, output))]:
+            for tensor in [*module.parameters(), *tensor_leaves((args, kwargs, output))]:
                 for dim in ctx.dims(tensor):
                     ctx.pin(dim, f"the rule of {type(module).__name__} cannot be met: {error}")
         self._keep_notes()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from netaug_fx.elastic import STATE
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Mismatch, Type, Var
 from netaug_fx.passes.recorder import NodeRecord, Operand, node_records
@@ -27,9 +28,6 @@ slices)."""
 
 Found = Iterator[tuple[Slot, Type]]
 Finder = Callable[[fx.Node, NodeRecord], Found]
-
-STATE = "_netaug"
-"""Attribute of an elastic module that answers ``size(k)``."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
         for call, record in reversed(list(enumerate(records))):
             for slot, t in finder(node, record):
                 value = _at(node, slot)
-                if _is_integer(value, call) and _evaluate(value, widths, call) != channels.size_at(t, widths):
+                if _is_wrong(value, t, widths, call):
                     replacements.setdefault(node, {})[slot] = t
     if not replacements:
         return None
@@ -104,11 +102,16 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
     return Rewritten(copy, tuple(sizes))
 
 
-def _is_integer(value: Any, call: int) -> bool:
-    if isinstance(value, fx.Node):
-        records = node_records(value)
-        value = records[call].result if len(records) > call else None
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_wrong(value: Any, t: Type, widths: Mapping[Var, int], call: int) -> bool:
+    """Whether an integer differs from the size it stands for at other widths.
+
+    An expression that is not understood is left alone, and so is one for a size that the input takes part in: written
+    as a number, it would hold for the example's batch and resolution alone. ``check`` finds those that are wrong.
+    """
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int) and value != channels.size_at(t, widths)
+    size = _evaluate(value, widths, call)
+    return isinstance(size, int) and size != channels.size_at(t, widths) and not channels.follows_input(t)
 
 
 def _evaluate(value: Any, widths: Mapping[Var, int], call: int) -> Any:

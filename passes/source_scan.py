@@ -38,12 +38,6 @@ def names_used(module: nn.Module) -> frozenset[str]:
     return frozenset(found)
 
 
-def assigns_attributes(module: nn.Module) -> bool:
-    """Whether the forward's own code assigns to an attribute."""
-    code = getattr(inspect.unwrap(module.forward), "__code__", None)
-    return isinstance(code, CodeType) and STORES_ATTRIBUTE in _names_in(code)
-
-
 def _names_in(code: CodeType) -> frozenset[str]:
     if code not in _known:
         names = {*code.co_names}

@@ -7,6 +7,7 @@ hierarchy, hooks and training flags that a whole-model trace would bake in.
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from netaug_fx.passes.source_scan import assigns_attributes
+from netaug_fx.passes.source_scan import STORES_ATTRIBUTE, names_used
 
 # Containers and wrappers of torch.nn that pass sizes on from their attributes; all others hold no width-bearing
 # integers but those that `elastic.INTEGER_ATTRIBUTES` follows, and stay untouched.
@@ -76,16 +77,19 @@ def trace(module: nn.Module) -> ForwardTrace:
     """
     if isinstance(module, fx.GraphModule):
         return ForwardTrace(_copy_graph(module.graph))
-    if assigns_attributes(module):
+    if STORES_ATTRIBUTE in names_used(module):
         return ForwardTrace(None, "it assigns attributes, which a graph would not repeat")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        before = random.getstate()
         try:
             tracer = _OwnForward()
             with tracer.recording_factories():
                 graph = tracer.trace(module)
         except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
             return ForwardTrace(None, f"torch.fx cannot follow it: {type(error).__name__}: {_first_line(error)}")
+    if random.getstate() != before:
+        return ForwardTrace(None, "its forward draws from Python's random module, which a graph would freeze")
     if any(node.op == "get_attr" and str(node.target).startswith("_tensor_constant") for node in graph.nodes):
         return ForwardTrace(None, "its forward makes constant tensors that a graph would freeze")
     if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from netaug_fx.elastic import (
     BUFFER,
-    INTEGER_ATTRIBUTES,
     MUTATED,
     PARAMETER,
     STATE,
@@ -25,6 +24,7 @@ from netaug_fx.elastic import (
     ForwardSource,
     ModuleState,
     elastic_class,
+    integer_attributes,
 )
 from netaug_fx.passes.channels import Type
 from netaug_fx.passes.copying import copy_model
@@ -151,15 +151,12 @@ class _Widening:
     def _integers(self, path: str, module: nn.Module) -> dict[str, Layout | tuple[Layout, ...]]:
         noted = self.analysis.integers.get(path, {})
         found: dict[str, Layout | tuple[Layout, ...]] = {}
-        for cls, names in INTEGER_ATTRIBUTES.items():
-            if not isinstance(module, cls):
-                continue
-            for name in names:
-                if name in noted:
-                    found[name] = self._layout(noted[name])
-                elif f"{name}.0" in noted:
-                    count = len(module.__dict__[name])
-                    found[name] = tuple(self._layout(noted[f"{name}.{index}"]) for index in range(count))
+        for name in integer_attributes(module):
+            if name in noted:
+                found[name] = self._layout(noted[name])
+            elif f"{name}.0" in noted:
+                count = len(module.__dict__[name])
+                found[name] = tuple(self._layout(noted[f"{name}.{index}"]) for index in range(count))
         return {name: layout for name, layout in found.items() if _moves(layout)}
 
     def _rewritten(self, path: str, followed: frozenset[str]) -> tuple[tuple[Layout, ...], dict[bool, ForwardSource]]:

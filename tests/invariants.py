@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 import netaug_fx
 from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.passes.infer import output_tensors
 from netaug_fx.passes.layout import positions, shape
+from netaug_fx.passes.running import output_tensors
 from netaug_fx.supernet import Supernet, control
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]

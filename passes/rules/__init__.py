@@ -20,7 +20,7 @@ from netaug_fx.passes.rules.registry import (
     lookup_module,
     module_rule,
     rule,
-    tensors_in,
+    tensor_leaves,
 )
 
 __all__ = [
@@ -41,5 +41,5 @@ __all__ = [
     "rule",
     "shape",
     "spatial",
-    "tensors_in",
+    "tensor_leaves",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Fixed, Product, Type
-from netaug_fx.passes.context import Context, Dims, as_var
+from netaug_fx.passes.context import Context, Dims, as_var, space
 from netaug_fx.passes.rules.elementwise import broadcast
 from netaug_fx.passes.rules.registry import rule
 
@@ -77,6 +77,8 @@ def mv(ctx: Context, a: Any) -> Dims:
     matrix = a.mat if hasattr(a, "mat") else a.input
     m, k = ctx.dims(matrix)
     contract(ctx, matrix, k, a.vec, ctx.dims(a.vec)[0])
+    if matrix is not a.input:
+        return broadcast(ctx, [[_kept(ctx, matrix, m, a.vec)], ctx.dims(a.input)], a.out.shape)
     return [_kept(ctx, matrix, m, a.vec)]
 
 
@@ -117,7 +119,7 @@ def convolution(ctx: Context, a: Any) -> Dims:
         out_channels = _grouped(ctx, a, in_channels, first, second)
     if a.bias is not None:
         ctx.unify(out_channels, ctx.dims(a.bias)[0])
-    return [batch, out_channels, *(Fixed(int(size)) for size in a.out.shape[2:])]
+    return [batch, out_channels, *space(a.out, 2)]
 
 
 def _grouped(ctx: Context, a: Any, in_channels: Type, first: Type, second: Type) -> Type:

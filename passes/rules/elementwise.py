@@ -10,7 +10,7 @@ from torch import Tensor
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Fixed, Type
 from netaug_fx.passes.context import Context, Dims, Refusal
-from netaug_fx.passes.rules.registry import RULES, rule, tensors_in
+from netaug_fx.passes.rules.registry import RULES, rule, tensor_leaves
 
 
 def broadcast(ctx: Context, operands: Sequence[Dims], shape: Sequence[int]) -> Dims:
@@ -32,17 +32,17 @@ def broadcast(ctx: Context, operands: Sequence[Dims], shape: Sequence[int]) -> D
 
 
 @rule(
-    "_prelu_kernel", "prelu", "hardswish", "rrelu_with_noise", "masked_fill", "where", "lerp", "clone",
+    "_prelu_kernel", "hardswish", "rrelu_with_noise", "masked_fill", "where", "lerp", "clone",
     "detach", "alias",
     "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "bernoulli", "dropout", "fill", "zero",
     "normal", "uniform",
-    "_reshape_alias_copy", "nan_to_num", "gelu", "celu", "threshold", "softplus", "bucketize", "real", "imag", "conj",
+    "_reshape_alias_copy", "nan_to_num", "gelu", "celu", "threshold", "softplus", "real", "imag", "conj",
     "_conj", "resolve_conj", "resolve_neg", "view_as", "exponential", "random", "_fused_dropout", "masked_fill_",
     "fake_quantize_per_tensor_affine", "isfinite", "isclose", "_assert_async", "angle", "dequantize", "floor_divide",
 )  # fmt: skip
 def elementwise(ctx: Context, a: Any) -> Dims:
     """Each result element depends on the operands' elements at its own position."""
-    operands = [ctx.dims(t) for t in tensors_in([value for name, value in vars(a).items() if name != "out"])]
+    operands = [ctx.dims(t) for t in tensor_leaves([value for name, value in vars(a).items() if name != "out"])]
     if not isinstance(a.out, Tensor):
         return []
     return broadcast(ctx, operands, a.out.shape)

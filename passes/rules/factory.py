@@ -37,5 +37,5 @@ def counted(ctx: Context, a: Any) -> Dims:
     "_assert_tensor_metadata",
 )
 def to_python(ctx: Context, a: Any) -> None:
-    """A Python number leaves the tensor world; a width that follows it is caught when the supernet is checked."""
+    """A Python number leaves the tensor world; where it is used, `check` sees whether it follows a width."""
     return

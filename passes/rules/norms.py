@@ -71,6 +71,7 @@ def group_norm(ctx: Context, a: Any) -> list[Dims]:
 def weight_norm(ctx: Context, a: Any) -> Dims | list[Dims]:
     """Direction times magnitude; the norm of the direction spans all dimensions but one."""
     v, g = ctx.dims(a.v), ctx.dims(a.g)
+    ctx.mixes(x for x, y in zip(v, g, strict=True) if y.size == 1)
     for x, y in zip(v, g, strict=True):
         if x.size == y.size:
             ctx.unify(x, y)

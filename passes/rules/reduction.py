@@ -8,6 +8,7 @@ from torch import Tensor
 
 from netaug_fx.passes.channels import Fixed
 from netaug_fx.passes.context import Context, Dims
+from netaug_fx.passes.rules.elementwise import broadcast
 from netaug_fx.passes.rules.registry import rule
 
 
@@ -56,8 +57,6 @@ def reduction(ctx: Context, a: Any) -> Dims | list[Dims]:
 
 def _binary(ctx: Context, a: Any) -> Dims:
     """``max(x, y)`` of two tensors is elementwise."""
-    from netaug_fx.passes.rules.elementwise import broadcast
-
     return broadcast(ctx, [ctx.dims(a.input), ctx.dims(a.other)], a.out.shape)
 
 

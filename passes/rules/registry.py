@@ -87,6 +87,6 @@ def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     return SimpleNamespace(**named, out=out)
 
 
-def tensors_in(tree: Any) -> list[Tensor]:
+def tensor_leaves(tree: Any) -> list[Tensor]:
     """All tensors of a (nested) argument or result, in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Concat, Fixed, Product, Type
-from netaug_fx.passes.context import Context, Dims, Refusal, growing
+from netaug_fx.passes.context import Context, Dims, Refusal, growing, space
 from netaug_fx.passes.rules.registry import rule
 
 
@@ -145,7 +145,6 @@ def split(ctx: Context, a: Any) -> list[Dims]:
     if by_count and len({part.size for part in parts}) == 1:
         for part in parts[1:]:
             ctx.unify(parts[0], part)
-    ctx.note("split_size", parts[0])
     return [[*dims[:dim], part, *dims[dim + 1 :]] for part in parts]
 
 
@@ -160,11 +159,8 @@ def slice_(ctx: Context, a: Any) -> Dims:
         ctx.pin(dims[dim], "a strided slice is taken of it")
         dims[dim] = Fixed(int(a.out.shape[dim]))
     elif (start, stop) != (0, size):
-        before, rest = channels.split(dims[dim], start)
-        part, _after = channels.split(rest, max(stop - start, 0))
-        ctx.note("start", before)
-        ctx.note("length", part)
-        dims[dim] = part
+        _before, rest = channels.split(dims[dim], start)
+        dims[dim], _after = channels.split(rest, max(stop - start, 0))
     return dims
 
 
@@ -214,7 +210,7 @@ def pixel_shuffle(ctx: Context, a: Any) -> Dims:
     square = a.upscale_factor**2
     outer, inner = channels.factor(width, (width.size // square, square))
     ctx.pin(inner, "it becomes space in a pixel shuffle")
-    return [*lead, outer, *(Fixed(int(size)) for size in a.out.shape[-2:])]
+    return [*lead, outer, *space(a.out, -2)]
 
 
 @rule("pixel_unshuffle")
@@ -224,7 +220,7 @@ def pixel_unshuffle(ctx: Context, a: Any) -> Dims:
     for dim in (h, w):
         ctx.pin(dim, "it is space in a pixel unshuffle")
     square = Fixed(a.downscale_factor**2, ctx.reason("it was space before a pixel unshuffle"))
-    return [*lead, Product((width, square)), *(Fixed(int(size)) for size in a.out.shape[-2:])]
+    return [*lead, Product((width, square)), *space(a.out, -2)]
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

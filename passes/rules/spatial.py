@@ -6,26 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
-from netaug_fx.passes.channels import Concat, Fixed
-from netaug_fx.passes.context import Context, Dims
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Concat, Fixed, Product
+from netaug_fx.passes.context import Context, Dims, space
 from netaug_fx.passes.rules.registry import rule
 
 _SPATIAL_RANK = {
-    1: ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
-    "upsample_nearest1d",
-        "_upsample_nearest_exact1d", "upsample_linear1d", "reflection_pad1d", "replication_pad1d",
-        "max_pool1d_with_indices"),
-    2: ("avg_pool2d", "max_pool2d_with_indices", "max_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-        "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d",
-        "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d", "fractional_max_pool2d", "max_unpool2d",
-        "mkldnn_max_pool2d"),
-    3: ("avg_pool3d", "max_pool3d_with_indices", "max_pool3d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d",
-    "adaptive_max_pool3d",
-        "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_trilinear3d", "reflection_pad3d",
-        "replication_pad3d"),
-}  # fmt: skip
+    1: """avg_pool1d max_pool1d max_pool1d_with_indices adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d
+        _upsample_nearest_exact1d upsample_linear1d reflection_pad1d replication_pad1d""",
+    2: """avg_pool2d max_pool2d max_pool2d_with_indices mkldnn_max_pool2d fractional_max_pool2d max_unpool2d
+        adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d _upsample_nearest_exact2d
+        upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad2d
+        replication_pad2d""",
+    3: """avg_pool3d max_pool3d max_pool3d_with_indices adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d
+        upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d reflection_pad3d replication_pad3d""",
+}
 
 
 def _spatial_rule(rank: int) -> Any:
@@ -35,14 +30,14 @@ def _spatial_rule(rank: int) -> Any:
         for dim in dims[-rank:]:
             ctx.pin(dim, "it is a spatial dimension of a pooling, resampling or padding operator")
         outs = [a.out] if isinstance(a.out, Tensor) else list(a.out)
-        results = [[*dims[:-rank], *(Fixed(int(size)) for size in out.shape[-rank:])] for out in outs]
+        results = [[*dims[:-rank], *space(out, -rank)] for out in outs]
         return results[0] if isinstance(a.out, Tensor) else results
 
     return resample
 
 
 for _rank, _ops in _SPATIAL_RANK.items():
-    rule(*_ops)(_spatial_rule(_rank))
+    rule(*_ops.split())(_spatial_rule(_rank))
 
 
 @rule("constant_pad_nd")
@@ -67,14 +62,12 @@ def grid_sampler(ctx: Context, a: Any) -> Dims:
     dims = ctx.dims(a.input)
     for dim in [*dims[2:], *ctx.dims(a.grid)[1:]]:
         ctx.pin(dim, "it is a spatial dimension of a sampling operator")
-    return [dims[0], dims[1], *(Fixed(int(size)) for size in a.out.shape[2:])]
+    return [dims[0], dims[1], *space(a.out, 2)]
 
 
 @rule("im2col")
 def im2col(ctx: Context, a: Any) -> Dims:
     """(N, C, H, W) -> (N, C x kernel, L)."""
-    from netaug_fx.passes.channels import Product
-
     dims = ctx.dims(a.input)
     for dim in dims[-2:]:
         ctx.pin(dim, "it is a spatial dimension of an unfolding operator")
@@ -85,10 +78,8 @@ def im2col(ctx: Context, a: Any) -> Dims:
 @rule("col2im")
 def col2im(ctx: Context, a: Any) -> Dims:
     """(N, C x kernel, L) -> (N, C, H, W)."""
-    from netaug_fx.passes import channels
-
     *lead, rows, columns = ctx.dims(a.input)
     ctx.pin(columns, "it is a spatial dimension of a folding operator")
     width, kernel = channels.factor(rows, (int(a.out.shape[-3]), rows.size // int(a.out.shape[-3])))
     ctx.pin(kernel, "it is the kernel of a folding operator")
-    return [*lead, width, *(Fixed(int(size)) for size in a.out.shape[-2:])]
+    return [*lead, width, *space(a.out, -2)]

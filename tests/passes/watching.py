@@ -14,7 +14,7 @@ from netaug_fx.passes.channels import Product, Type, Var
 from netaug_fx.passes.context import Context, Dims
 from netaug_fx.passes.infer import Analysis, infer
 from netaug_fx.passes.recorder import RuleMode
-from netaug_fx.passes.rules import tensors_in
+from netaug_fx.passes.rules import tensor_leaves
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def watch(function: Callable[..., Any], *operands: Tensor) -> Watched:
     mode.path.append("block")
     with torch.no_grad(), mode:
         result = function(*operands)
-    return Watched(typed, [context.dims(t) for t in tensors_in(result)], context, notes.get("block", {}))
+    return Watched(typed, [context.dims(t) for t in tensor_leaves(result)], context, notes.get("block", {}))
 
 
 def x(*shape: int) -> Tensor:

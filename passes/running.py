@@ -1,0 +1,72 @@
+"""Running a model without leaving a trace in it or in the process, and finding the tensors of its output."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts a model in training or evaluation mode, and every module back as it was."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in before.items():
+            module.training = flag
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch from logging operators that fail on fake tensors: the exception tells of them."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def neutral(*, fast_paths: bool = True) -> Iterator[None]:
+    """No gradients, random-number generators put back; without ``fast_paths``, attention runs as plain products."""
+    state = random.getstate()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        if not fast_paths:
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a model's output: tensors, tuples, lists, dicts, data classes and objects with attributes."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    stack = [output]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            stack.extend(reversed(list(item.values())))
+        elif isinstance(item, (tuple, list, set)):
+            stack.extend(reversed(list(item)))
+        elif hasattr(item, "__dict__") and not isinstance(item, (type, nn.Module)) and id(item) not in seen:
+            seen.add(id(item))
+            stack.extend(reversed(list(vars(item).values())))
+    return found
