@@ -46,7 +46,7 @@ time, which other programs on the machine disturb less. To compare CPU times, us
 examples
   python -m benchmarks.overhead
   python -m benchmarks.overhead --nets mcunet --repetitions 21
-  python -m benchmarks.overhead --nets digits_net --batch-size 64 --out /tmp/digits.json
+  python -m benchmarks.overhead --nets digits_net --batch-size 64 --out digits.json
 
 Close other programs first. A spread between the quartiles of more than a few per cent says that the machine was busy.
 """

@@ -28,8 +28,8 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         widths: Width by group name, as for ``augmented``; the target's by default.
 
     Raises:
-        InputError: not a supernet, unknown groups or widths out of range, a norm without momentum, or a loader without
-            batches (the statistics are then left as they were).
+        InputError: not a supernet, or one within ``augmented``; unknown groups or widths out of range; a norm without
+            momentum; or a loader without batches (the statistics are then left as they were).
     """
     own = control(supernet)
     norms = [module for module in supernet.modules() if _keeps_statistics(module)]
@@ -41,6 +41,8 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
             )
     if not norms:
         return
+    if own.active.widths is not None:
+        raise InputError("calibrate_ was called within augmented(): leave the context and give it the widths instead")
     assignment = None if widths is None else own.as_widths(widths)
     device = next((parameter.device for parameter in supernet.parameters()), torch.device("cpu"))
     context: Any = _from_scratch(norms) if widths is None else Supernet.augmented(supernet, widths)  # type: ignore[arg-type]

@@ -65,6 +65,12 @@ class Active:
         self.assembling = False
         self.shapes_only = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Active:
+        return Active(self.widest)  # a copy made within an augmented pass is a target again
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Active, (self.widest,)
+
 
 @dataclass(frozen=True)
 class ElasticTensor:

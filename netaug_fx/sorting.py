@@ -78,7 +78,7 @@ def _orders(supernet: nn.Module, chosen: set[int], widest: Widths) -> Orders:
         seen.add(id(base))
         full = _assembled(module, tensor, widest).abs().double().cpu()
         for dim in tensor.contracted:
-            norms = full.sum([d for d in range(full.dim()) if d != dim])
+            norms = full.movedim(dim, 0).reshape(full.shape[dim], -1).sum(1)
             for number in groups_in(tensor.layouts[dim]) & chosen:
                 where = coordinates(tensor.layouts[dim], widest, number)
                 importance[number].index_add_(0, where[where >= 0], norms[where >= 0])

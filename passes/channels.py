@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 _ids = itertools.count()
@@ -48,7 +48,7 @@ class Fixed:
     """``size`` elements, never more; ``reason`` says why."""
 
     size: int
-    reason: Reason | None = None
+    reason: Reason | None = field(default=None, compare=False)
 
 
 class Var:

@@ -142,8 +142,9 @@ class Context:
     def marks_statistics(self, tensor: Tensor | None) -> None:
         """A buffer holds a norm's running statistics."""
         if tensor is not None:
-            for dim in getattr(tensor, _TYPES, ()):
-                self.statistics.update(name for name, _ in channels.sources(dim))
+            name = getattr(tensor, _NAME, None)
+            derived = (name for dim in getattr(tensor, _TYPES, ()) for name, _ in channels.sources(dim))
+            self.statistics.update(derived if name is None else [name])
 
 
 def _storage(tensor: Tensor) -> Any:

@@ -6,6 +6,7 @@ import copy
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -14,7 +15,8 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     """``copy.deepcopy(model, memo)``; tensors with a gradient history (plain attributes) are copied without it."""
     memo = {} if memo is None else memo
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
+        for attribute in vars(module).values():
+            for value in pytree.tree_leaves(attribute):
+                if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                    memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)

@@ -117,6 +117,8 @@ def refuse_unsuitable(model: nn.Module) -> None:
         where = f"module {path!r} ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(f"{where} is scripted: its Python forward is gone; give the model before torch.jit.script")
+        if type(module).__name__ == "OptimizedModule":
+            raise InputError(f"{where} is compiled: give the model before torch.compile, and compile the supernet")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise InputError(f"{where} is quantised: augment the float model, and quantise what extract returns")
         if any(

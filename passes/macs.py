@@ -11,7 +11,7 @@ import itertools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def count(model: nn.Module, example_inputs: Any = None, *, norms: bool = False) 
         InputError: The inputs are no tensors, or none was found.
         TraceError: The model does not run on the inputs, or cannot be traced.
     """
-    with untouched(*([model] if isinstance(model, nn.Module) else [])), sdpa_kernel(SDPBackend.MATH):
+    with untouched(*([model] if isinstance(model, nn.Module) else [])), sdpa_kernel(SDPBackend.MATH), _frozen(model):
         flat = flat_model(model, example_inputs)
         inputs = with_batch(flat.inputs, 1) if example_inputs is None else flat.inputs
         torch_macs = _count_with_torch(flat, inputs)
@@ -100,6 +100,19 @@ def count(model: nn.Module, example_inputs: Any = None, *, norms: bool = False) 
         torch_macs=torch_macs,
         includes=_includes(flat, inputs, norms),
     )
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter needs a gradient: torch's counter fails on results that are views of those that do."""
+    trained = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _includes(flat: FlatModel, inputs: tuple[Tensor, ...], norms: bool) -> str:

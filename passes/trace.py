@@ -29,6 +29,8 @@ _FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "lins
 class _OwnForward(fx.Tracer):
     """Records one module's forward; every child call is a node of its own."""
 
+    proxy_buffer_attributes = True  # so that a buffer can be sliced by a size
+
     def __init__(self) -> None:
         super().__init__(param_shapes_constant=False)
         self.record_stack_traces = True

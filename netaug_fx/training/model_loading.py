@@ -136,6 +136,8 @@ def _import_file(file: Path) -> ModuleType:
     """Import a user's file under a name of its own; files beside it can be imported by it, as in a script."""
     path = file.resolve()
     name = f"netaug_fx_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:  # run once: a second run would define every class anew, and nets of both would differ
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is no Python file.")

@@ -35,9 +35,10 @@ from netaug_fx.errors import RunError
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.passes.verify import verify
+from netaug_fx.supernet import control
 from netaug_fx.training.checkpoint import save_weights, writing
 from netaug_fx.training.config import TrainConfig, load_config
-from netaug_fx.training.data import Task, load_task
+from netaug_fx.training.data import Task, load_task, make_loaders
 from netaug_fx.training.engine import Arm, build_net, train_arm
 from netaug_fx.training.interrupt import StopRequest
 from netaug_fx.training.model_loading import check_outputs, load_model, natural_input_shape
@@ -141,6 +142,7 @@ def prepare(config: TrainConfig) -> Task:
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     if "netaug" in config.active_arms:
         build_net(config, task, "netaug")
+    make_loaders(task, config.data, config.seed)
     if config.opset is not None:
         with tempfile.TemporaryDirectory() as scratch:
             export_onnx(net, Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
@@ -200,10 +202,11 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
         save_weights(nets["baseline"], folder / "baseline.safetensors", metadata)
     onnx_file = folder / "tiny.onnx"
     with writing(onnx_file):
-        verification = verify(tiny, original, (image,), folder=folder)  # leaves the file that it checked
+        verification = verify(tiny, original, (image,), folder=folder)  # leaves the files that it compared
+        (folder / "original.onnx").unlink(missing_ok=True)  # untrained weights: of no use beyond the comparison
         if config.opset is not None or not onnx_file.exists():
             export_onnx(tiny, onnx_file, (image,), opset=config.opset)
-    groups, pins = ((), ()) if supernet is None else (supernet.groups, supernet.pins)
+    groups, pins = ((), ()) if supernet is None else (control(supernet).groups, control(supernet).pins)
     facts = make_report(
         config,
         task,
@@ -267,7 +270,8 @@ def _costs(tiny: nn.Module, original: nn.Module, supernet: Any, image: Tensor) -
     """MACs and parameters of the nets of a run, for one image."""
     costs = {"tiny": count(tiny, image), "original": count(original, image)}
     if supernet is not None:
-        with supernet.augmented(supernet.widest):
+        with netaug_fx.Supernet.augmented(supernet, {g.name: g.choices[-1] for g in control(supernet).groups}):
+            control(supernet).active.statistics = {}  # one image has no statistics of its own, and costs need none
             costs["widest"] = count(supernet, image)
     leaves = {path for path, module in original.named_modules() if not list(module.children())}
     by_layer = {path: macs for path, macs in costs["tiny"].by_module.items() if path in leaves and macs}

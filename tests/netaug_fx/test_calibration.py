@@ -93,14 +93,11 @@ def test_other_widths_use_their_own_statistics_in_evaluation(supernet: Any) -> N
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in supernet.named_buffers())
 
 
-def test_calibrated_widths_train_by_batch_and_keep_their_statistics(supernet: Any) -> None:
+def test_calibrated_statistics_are_kept_and_copied(supernet: Any) -> None:
     netaug_fx.calibrate_(supernet, BATCHES, supernet.widest)
     with supernet.eval().augmented(supernet.widest):
         expected = evaluated(supernet)
-    supernet.train()
     with supernet.augmented(supernet.widest):
-        nn.functional.cross_entropy(supernet(X * 5), Y).backward()
-    with supernet.eval().augmented(supernet.widest):
         assert torch.equal(evaluated(supernet), expected)
     twin = copy.deepcopy(supernet)
     with twin.eval().augmented(twin.widest):

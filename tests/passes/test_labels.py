@@ -26,7 +26,7 @@ def recorded(function: Callable[..., Any], *operands: Tensor) -> tuple[OpRecord,
     context = Context()
     for operand in operands:
         context.set_dims(operand, [channels.fresh(int(n)) for n in operand.shape], weight=False)
-    mode = RuleMode(context, {})
+    mode = RuleMode(context, {}, {})
     with torch.no_grad(), mode:
         function(*operands)
     kept = [context.dims(operand) for operand in operands]
@@ -90,7 +90,7 @@ def test_expanding_into_new_channels_is_no_mistake() -> None:
     gate = x(2, 1, 5)
     context = Context()
     context.set_dims(gate, [channels.fresh(2), channels.fresh(1), channels.fresh(5)], weight=False)
-    mode = RuleMode(context, {})
+    mode = RuleMode(context, {}, {})
     with torch.no_grad(), mode:
         result = gate.expand(2, 4, 5)
     (var,) = channels.variables(context.dims(result)[1])

@@ -97,11 +97,11 @@ def test_the_report_reads_and_serialises(equal: tuple[Report, Path]) -> None:
         report["nothing"]
 
 
-def test_the_original_is_exported_once_where_programs_are_equal(tmp_path: Path) -> None:
+def test_both_are_exported_and_their_files_left_where_asked(tmp_path: Path) -> None:
     report = verify(Net(), Net(), X, folder=tmp_path)
     assert report.passed
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
-    assert "programs and the weights" in report["onnx structure"].detail
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["original.onnx", "tiny.onnx"]
+    assert "ONNX files of both: isomorphic" in report["onnx structure"].detail
 
 
 # (name, change to the tiny net, checks that must fail, words that must be in the report)

@@ -52,7 +52,7 @@ def watch(function: Callable[..., Any], *operands: Tensor) -> Watched:
         context.set_dims(operand, dims, weight=isinstance(operand, nn.Parameter))
         context.name(operand, name)
         typed.append(dims)
-    mode = RuleMode(context, notes)
+    mode = RuleMode(context, notes, {"block": ("groups", "num_groups", "normalized_shape", "shifts")})
     mode.path.append("block")
     with torch.no_grad(), mode:
         result = function(*operands)
