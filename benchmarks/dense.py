@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import netaug_fx
-from netaug_fx.elastic import PARAMETER, STATE, STATISTIC, ElasticTensor, ModuleState
+from netaug_fx.assembly import PARAMETER, STATISTIC, ElasticTensor
+from netaug_fx.elastic import STATE, ModuleState
 from netaug_fx.errors import InputError
 from netaug_fx.passes.layout import shape
 from netaug_fx.supernet import control

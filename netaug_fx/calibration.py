@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from netaug_fx.elastic import STATE, STATISTIC, ModuleState
+from netaug_fx.assembly import STATISTIC
+from netaug_fx.elastic import STATE, ModuleState
 from netaug_fx.errors import InputError
 from netaug_fx.supernet import Supernet, control
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState, assemble, disassemble
+from netaug_fx.assembly import STATISTIC, ElasticTensor, assemble, disassemble
+from netaug_fx.elastic import STATE, ModuleState
 from netaug_fx.passes.graph import INNER
 from netaug_fx.passes.layout import Grow, Widths, arrange, coordinates, groups_in, positions, shape
 from netaug_fx.supernet import check_kinds, control

@@ -13,19 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.elastic import (
-    BUFFER,
-    MUTATED,
-    PARAMETER,
-    STATE,
-    STATISTIC,
-    Active,
-    ElasticTensor,
-    ForwardSource,
-    ModuleState,
-    elastic_class,
-    integer_attributes,
-)
+from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, STATISTIC, ElasticTensor
+from netaug_fx.elastic import STATE, Active, ForwardSource, ModuleState, elastic_class, integer_attributes
 from netaug_fx.passes.channels import Type
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import netaug_fx
-from netaug_fx.elastic import STATE, STATISTIC, ElasticTensor, ModuleState
+from netaug_fx.assembly import STATISTIC, ElasticTensor
+from netaug_fx.elastic import STATE, ModuleState
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.layout import positions, shape
 from netaug_fx.passes.running import output_tensors

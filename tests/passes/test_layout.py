@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netaug_fx.elastic import PARAMETER, ElasticTensor, assemble, disassemble
+from netaug_fx.assembly import PARAMETER, ElasticTensor, assemble, disassemble
 from netaug_fx.passes.channels import Concat, Fixed, Product, Var, unify
 from netaug_fx.passes.layout import (
     Grid,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.elastic import PARAMETER, STATE, STATISTIC, ModuleState, is_elastic
+from netaug_fx.assembly import PARAMETER, STATISTIC
+from netaug_fx.elastic import STATE, ModuleState, is_elastic
 from netaug_fx.passes.infer import infer
 from netaug_fx.passes.layout import Grow, shape
 from netaug_fx.passes.plan import plan

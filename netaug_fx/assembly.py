@@ -1,0 +1,79 @@
+"""Assembly: a tensor at some width, made of the original and the extra blocks beside it; and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from netaug_fx.passes.layout import Layout, Widths, select, storage_order
+
+PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
+
+
+@dataclass(frozen=True)
+class ElasticTensor:
+    """A parameter or buffer that follows the active widths.
+
+    ``extras[k]`` names the block that holds what dimension ``dims[k]`` gains: of the original's size on earlier elastic
+    dimensions, of the widest size on later ones. ``contracted`` lists those of ``dims`` that the forward sums over:
+    their
+    blocks hold the extra-to-target weights.
+    """
+
+    name: str
+    full_name: str
+    kind: str
+    layouts: tuple[Layout, ...]
+    dims: tuple[int, ...]
+    extras: tuple[str, ...]
+    contracted: tuple[int, ...]
+
+
+def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: Widths, widest: Widths) -> Tensor:
+    """The tensor at ``widths``, made of the original and the active part of its extra blocks.
+
+    Every block takes part, with a slice of no elements where nothing of it is active, so that all parameters have a
+    gradient after every augmented pass.
+    """
+    selections = {dim: select(tensor.layouts[dim], widths, widest) for dim in tensor.dims}
+    result = base
+    for position in range(len(tensor.dims) - 1, -1, -1):
+        dim = tensor.dims[position]
+        block = _take(extras[position], dim, selections[dim].extras, selections[dim].count)
+        for later in tensor.dims[position + 1 :]:
+            chosen, count, original = selections[later].extras, selections[later].count, base.shape[later]
+            if chosen is None:
+                block = block.narrow(later, 0, original + count)
+            else:
+                block = block.index_select(
+                    later, torch.cat([torch.arange(original), chosen + original]).to(block.device)
+                )
+        result = torch.cat([result, block], dim)
+    for dim in tensor.dims:
+        order = selections[dim].order
+        if order is not None:
+            result = result.index_select(dim, order.to(result.device))
+    return result
+
+
+def disassemble(
+    full: Tensor, base_shape: Sequence[int], tensor: ElasticTensor, widest: Widths
+) -> tuple[Tensor, list[Tensor]]:
+    """The inverse of ``assemble`` at the widest: the original's part and the extra blocks, as views or copies of
+    ``full``."""
+    for dim in tensor.dims:
+        full = full.index_select(dim, storage_order(tensor.layouts[dim], widest).to(full.device))
+    blocks = []
+    for dim in tensor.dims:
+        blocks.append(full.narrow(dim, base_shape[dim], full.shape[dim] - base_shape[dim]))
+        full = full.narrow(dim, 0, base_shape[dim])
+    return full, blocks
+
+
+def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
+    if chosen is None:
+        return block.narrow(dim, 0, count)
+    return block.index_select(dim, chosen.to(block.device))
