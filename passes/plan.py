@@ -25,6 +25,9 @@ Ratio = Factors | Mapping[str, Factors] | Callable[[Group], Factors]
 """A number, a list of factors, either of these by kind, or a function of the group that gives either."""
 
 
+_LARGEST_FACTOR = 1000.0
+
+
 @dataclass(frozen=True)
 class Plan:
     """The groups that grow, by number, and everything that does not.
@@ -142,6 +145,10 @@ def _factors(value: Factors, name: str) -> tuple[float, ...]:
     for factor in given:
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor) or factor < 1:
             raise InputError(f"{name} must be finite and at least 1, not {factor!r}")
+        if factor > _LARGEST_FACTOR:
+            raise InputError(
+                f"{name} must be at most {_LARGEST_FACTOR:g}, as weights grow with its square, not {factor!r}"
+            )
     if isinstance(value, (int, float)):
         return (1.0, (1 + value) / 2, float(value))
     return (1.0, *map(float, given))

@@ -57,6 +57,7 @@ def test_grows_as_expected(grown: Case) -> None:
 
 def test_target_is_the_model_bit_for_bit(grown: Case) -> None:
     invariants.assert_target_is_the_model(grown.supernet, grown.model, grown.inputs)
+    invariants.assert_target_is_the_model(grown.supernet, grown.model, grown.wiring.inputs(3))
 
 
 def test_extract_restores_the_model(grown: Case) -> None:
@@ -68,9 +69,9 @@ def test_extract_restores_the_model(grown: Case) -> None:
 def test_every_width_gives_the_target_when_extras_are_zeroed(grown: Case) -> None:
     if grown.wiring.mixes:
         # statistics across channels see the extra channels: the outputs keep their shapes and stay finite
-        invariants.assert_every_width_runs(grown.supernet, grown.inputs)
+        invariants.assert_every_width_runs(grown.supernet, grown.wiring.inputs(3))
     else:
-        invariants.assert_zeroed_extras_give_the_target(grown.supernet, grown.inputs)
+        invariants.assert_zeroed_extras_give_the_target(grown.supernet, grown.wiring.inputs(3))
 
 
 def test_augmented_step_reaches_every_extra_block(grown: Case) -> None:

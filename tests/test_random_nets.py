@@ -1,4 +1,4 @@
-"""The invariants on random nets that compose the wirings; counter-examples found are kept as named tests below."""
+"""The invariants on random nets that compose the wirings; what was found broken is kept in ``test_regressions.py``."""
 
 from __future__ import annotations
 
