@@ -59,7 +59,8 @@ class DataConfig(Section):
         default="digits", description="`digits`, or a folder with one sub-folder of images for each class."
     )
     image_size: Annotated[int, Field(ge=4)] | None = Field(
-        default=None, description="Side of the square input in pixels. Unset: 8 for digits, 64 for a folder."
+        default=None,
+        description="Side of the square input in pixels. Unset: 8 for digits; for a folder what the net was made for, or 64.",
     )
     batch_size: int = Field(default=64, ge=2, description="Images in a step, on each process.")
     val_fraction: float = Field(

@@ -85,6 +85,7 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
             f"--resume {folder}."
         )
     # Everything that can be wrong with the request is found before a folder is made.
+    config = resolved(config)
     task = prepare(config)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -124,6 +125,15 @@ def _accelerator(config: TrainConfig) -> Any:
     return Accelerator(cpu=config.device == "cpu" or not torch.accelerator.is_available())
 
 
+def resolved(config: TrainConfig) -> TrainConfig:
+    """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
+    if config.data.image_size is not None or config.data.name == "digits":
+        return config
+    shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
+    data = config.data.model_copy(update={"image_size": shape[-1] if shape else 64})
+    return config.model_copy(update={"data": data})
+
+
 def prepare(config: TrainConfig) -> Task:
     """Load the images, try the net on two of them, and where an opset is asked for, try to export it.
 
@@ -133,11 +143,7 @@ def prepare(config: TrainConfig) -> Task:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had; found here, before hours of training.
     """
-    data = config.data
-    if data.image_size is None and data.name != "digits":
-        shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
-        data = data.model_copy(update={"image_size": shape and shape[-1]})
-    task = load_task(data, config.seed)
+    task = load_task(config.data, config.seed)
     net = build_net(config, task, "baseline")
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     if "netaug" in config.active_arms:
