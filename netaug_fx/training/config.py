@@ -60,7 +60,8 @@ class DataConfig(Section):
     )
     image_size: Annotated[int, Field(ge=4)] | None = Field(
         default=None,
-        description="Side of the square input in pixels. Unset: 8 for digits; for a folder what the net was made for, or 64.",
+        description="Side of the square input in pixels. Unset: 8 for digits; for a folder, what the net was made for "
+        "(or 64).",
     )
     batch_size: int = Field(default=64, ge=2, description="Images in a step, on each process.")
     val_fraction: float = Field(
