@@ -10,12 +10,16 @@ from torch.utils import _pytree as pytree
 
 M = TypeVar("M", bound=nn.Module)
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
 
 def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     """``copy.deepcopy(model, memo)``; tensors with a gradient history (plain attributes) are copied without it."""
     memo = {} if memo is None else memo
     for module in model.modules():
-        for attribute in vars(module).values():
+        for name, attribute in vars(module).items():
+            if name in _REGISTERED or not isinstance(attribute, (Tensor, dict, list, tuple)):
+                continue
             for value in pytree.tree_leaves(attribute):
                 if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                     memo[id(value)] = value.detach().clone()
