@@ -87,7 +87,7 @@ def _from_scratch(norms: list[nn.Module]) -> Iterator[None]:
             buffer.fill_(1 if name.endswith("var") else 0)
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half an average must not pass for statistics; it is raised again
         for buffer, value in before.items():
             buffer.copy_(value)
         raise
