@@ -1,4 +1,4 @@
-"""torchvision's nets with random weights: classification, segmentation, video, optical flow, and the parts of detectors.
+"""torchvision's nets with random weights: classification, segmentation, video, optical flow, and parts of detectors.
 
 A whole detector chooses its boxes by their values, so it is listed in two parts that take plain tensors: its backbone
 (images to feature maps) and its head (feature maps, and for the R-CNNs pooled regions, to raw predictions).
