@@ -28,9 +28,10 @@ from netaug_fx.passes.graph import Group
 from netaug_fx.passes.infer import Analysis, Inputs
 from netaug_fx.passes.labels import misplaced
 from netaug_fx.passes.layout import Widths
+from netaug_fx.passes.leaves import LeafCall, leaves_followed
 from netaug_fx.passes.plan import Plan
 from netaug_fx.passes.recorder import OpRecord, is_operand
-from netaug_fx.passes.rules import tensor_leaves
+from netaug_fx.passes.rules import LeafRule, tensor_leaves
 from netaug_fx.passes.running import neutral, output_tensors, quiet
 
 
@@ -79,7 +80,7 @@ class _Checking:
         generator = random.Random(seed)
         between = _between(self.plan.groups, generator)
         if self.analysis.fills_caches:
-            with neutral(fast_paths=False), self.fake_mode or nullcontext():
+            with neutral(fast_paths=False), self.fake_mode or nullcontext(), leaves_followed(self.running):
                 args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
                 self.running.eval()(*args, **kwargs)
         for widths, training in ((self.plan.widest, True), (between, False)):
@@ -99,6 +100,7 @@ class _Checking:
             args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
             self.active.scratch = {}
             self.active.widths, self.active.statistics = widths, {}
+            stack.enter_context(leaves_followed(self.running, mode))
             stack.enter_context(mode)
             try:
                 self.running(*args, **kwargs)
@@ -138,6 +140,7 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.widths = widths
         self.checked = checked
         self.position = 0
+        self.in_leaf = False
 
     def upcoming(self) -> OpRecord | None:
         """The recorded operator that was to come next."""
@@ -147,10 +150,30 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         results = tensor_leaves(out)
-        if self.active.assembling or not results:
+        if self.active.assembling or self.in_leaf or not results:
             return out
+        record = self._agreeing(func, results)
+        wrong = _other_numbers(record, args, kwargs) or misplaced(record, args, kwargs, self.widths, self.checked)
+        if wrong:
+            raise _Disagreement(record, wrong)
+        self.position += 1
+        return out
+
+    def enter_leaf(self) -> None:
+        """What runs from here on was not recorded."""
+        self.in_leaf = True
+
+    def leave_leaf(self, rule: LeafRule, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """A leaf's output is held against its rule."""
+        self.in_leaf = False
+        if results := tensor_leaves(output):
+            self._agreeing(LeafCall.of(rule), results)
+            self.position += 1
+
+    def _agreeing(self, func: Any, results: list[Tensor]) -> OpRecord:
+        """The recorded operator in the place of ``func``, whose predictions the results meet."""
         record = self.upcoming()
-        if record is None or record.func is not func:
+        if record is None or record.func != func:
             raise _Disagreement(
                 record, f"its forward runs {func} when channels are added, where it ran {record and record.op}"
             )
@@ -159,11 +182,7 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if predicted != tuple(tensor.shape):
                 text = f"{record.op} gives shape {tuple(tensor.shape)} where its types predict {predicted}"
                 raise _Disagreement(record, text)
-        wrong = _other_numbers(record, args, kwargs) or misplaced(record, args, kwargs, self.widths, self.checked)
-        if wrong:
-            raise _Disagreement(record, wrong)
-        self.position += 1
-        return out
+        return record
 
 
 def _other_numbers(record: OpRecord, args: Any, kwargs: Any) -> str:

@@ -24,6 +24,7 @@ from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.leaves import leaves_followed
 from netaug_fx.passes.recorder import OpRecord
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, tie_repeated_calls
 from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
@@ -102,7 +103,13 @@ def dry_run(model: nn.Module, inputs: Inputs) -> None:
     inference = _Inference(model, inputs, fake=True)
     inference.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     inference.copy = inference._copy_model()
-    with mode_of(inference.copy, False), neutral(fast_paths=False), quiet(), inference.fake_mode:
+    with (
+        mode_of(inference.copy, False),
+        neutral(fast_paths=False),
+        quiet(),
+        leaves_followed(inference.copy),
+        inference.fake_mode,
+    ):
         args, kwargs = pytree.tree_map_only(Tensor, inference._as_input, inputs)
         inference.copy(*args, **kwargs)
 
@@ -317,7 +324,8 @@ def _failure(path: str, training: bool, error: Exception) -> str:
     place = f"in module {path!r}" if path else "in its own forward"
     return (
         f"the model does not run on the example inputs in {mode} mode: {place}, {type(error).__name__}: {error}. "
-        "Check the shape, dtype and device of example_inputs"
+        "Check the shape, dtype and device of example_inputs; a module that cannot run on fake tensors (it calls "
+        "NumPy, say) needs a leaf rule with fake=, see docs/extending.md"
     )
 
 

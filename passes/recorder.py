@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.hooks import RemovableHandle
 
 import netaug_fx.passes as _passes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Fixed, Mismatch, Type
 from netaug_fx.passes.context import Context, Dims, Refusal
-from netaug_fx.passes.rules import ModuleRule, bind, lookup, lookup_module, tensor_leaves
+from netaug_fx.passes.leaves import LeafCall, Removable, follow_leaves, location_of
+from netaug_fx.passes.rules import LeafRule, ModuleRule, RuleResult, bind, lookup, lookup_module, tensor_leaves
 
 _OWN_FOLDERS = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep
@@ -47,14 +46,17 @@ def is_operand(leaf: Any) -> bool:
 
 @dataclass(frozen=True)
 class OpRecord:
-    """One operator of a run: where it was called, with what, and the types of its results."""
+    """One operator of a run, or one call of a leaf: where it was called, with what, the types of its results, what it
+    takes statistics across, and what is wrong with its rule (there is none, or it fails)."""
 
-    func: OpOverload
+    func: Any  # an OpOverload, or a LeafCall
     module: str
     location: str
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     shapes: tuple[tuple[int, ...], ...]
     dims: tuple[tuple[Type, ...], ...]
+    mixes: tuple[Type, ...] = ()
+    fault: str = ""
 
     @property
     def op(self) -> str:
@@ -76,6 +78,10 @@ def node_records(node: fx.Node) -> list[NodeRecord]:
     return records
 
 
+class _Fault(Refusal):
+    """There is no rule, or it gave something that is no type of the result: a better rule would help."""
+
+
 class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies a rule to every operator that runs under it, and records the operator."""
 
@@ -93,6 +99,7 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.path: list[str] = [""]
         self.node: fx.Node | None = None
         self.node_notes: dict[str, Type] = {}
+        self.in_leaf = False
 
     def failed_in(self, error: BaseException) -> str:
         """Path of the innermost module that was running when ``error`` was raised."""
@@ -103,32 +110,69 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ctx = self.context
         ctx.before = {}
         if func._schema.is_mutable:
-            ctx.before = {id(t): ctx.dims(t) for t in tensor_leaves((args, kwargs))}
+            ctx.before = {} if self.in_leaf else {id(t): ctx.dims(t) for t in tensor_leaves((args, kwargs))}
             for index, argument in enumerate(func._schema.arguments):
                 value = args[index] if index < len(args) else kwargs.get(argument.name)
                 if argument.is_write and isinstance(value, Tensor):
                     ctx.writes(value, tensor_leaves((args, kwargs)))
-        operands = pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
+        if self.in_leaf:
+            return func(*args, **kwargs)
+        operands = self._operands(args, kwargs)
         out = func(*args, **kwargs)
         ctx.op, ctx.module, ctx.location, ctx.notes = str(func), self.path[-1], self._location(), {}
         results = tensor_leaves(out)
+        mixing_before = len(ctx.mixing)
+        fault = ""
         if results or lookup(func) is not None:
-            self._type_results(func, args, kwargs, out, results)
+            fault = self._type_results(
+                tensor_leaves((args, kwargs)), results, lambda: self._by_rule(func, args, kwargs, out, results)
+            )
+        mixes = tuple(t for mixing in ctx.mixing[mixing_before:] for t in mixing.over)
+        self._record(func, operands, results, mixes, fault)
+        return out
+
+    def enter_leaf(self) -> None:
+        """What runs from here on is not looked at: a rule states what it does."""
+        self.in_leaf = True
+
+    def leave_leaf(self, rule: LeafRule, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Types a leaf's output by its rule; where that fails, everything the leaf touches stays as it is."""
+        self.in_leaf = False
+        call, ctx = LeafCall.of(rule), self.context
+        ctx.op, ctx.module, ctx.location, ctx.notes = str(call), self.path[-1], location_of(module), {}
+        results, operands = tensor_leaves(output), self._operands(args, kwargs)
+        inputs = [*tensor_leaves((args, kwargs)), *module.parameters(), *module.buffers()]
+        mixing_before = len(ctx.mixing)
+
+        def by_rule() -> list[Dims]:
+            answer = rule.types(ctx, module, args, kwargs, output)
+            return _types_of(answer, f"the leaf rule for {call}", output, results)
+
+        fault = self._type_results(inputs, results, by_rule)
+        self._record(call, operands, results, tuple(t for m in ctx.mixing[mixing_before:] for t in m.over), fault)
+
+    def _operands(self, args: Any, kwargs: Any) -> Any:
+        ctx = self.context
+        return pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
+
+    def _record(self, func: Any, operands: Any, results: list[Tensor], mixes: tuple[Type, ...], fault: str) -> None:
+        ctx = self.context
         if results:
             dims = tuple(tuple(ctx.dims(t)) for t in results)
             shapes = tuple(tuple(t.shape) for t in results)
-            self.records.append(OpRecord(func, ctx.module, ctx.location, operands, shapes, dims))
+            self.records.append(OpRecord(func, ctx.module, ctx.location, operands, shapes, dims, mixes, fault))
         self._keep_notes()
-        return out
 
-    def _type_results(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> None:
-        ctx = self.context
-        inputs = tensor_leaves((args, kwargs))
+    def _type_results(self, inputs: list[Tensor], results: list[Tensor], by_rule: Callable[[], list[Dims]]) -> str:
+        """Gives the results their types; pins where the rule cannot, and says so if a better rule could."""
+        ctx, fault = self.context, ""
         weight = ctx.weight_of(inputs)
         try:
-            dims = self._by_rule(func, args, kwargs, out, results)
+            dims = by_rule()
         except Exception as error:  # whatever a rule cannot solve stays as it is: unknown is never wrong
-            text = str(error) if isinstance(error, (Refusal, Mismatch)) else f"its rule failed: {error!r}"
+            solved = isinstance(error, (Refusal, Mismatch))
+            text = str(error) if solved else f"its rule failed: {error!r}"
+            fault = text if isinstance(error, _Fault) or not solved else ""
             reason = ctx.reason(text)
             for tensor in inputs:
                 for dim in ctx.dims(tensor):
@@ -136,21 +180,14 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             dims = [[Fixed(int(n), reason) for n in tensor.shape] for tensor in results]
         for tensor, types in zip(results, dims, strict=True):
             ctx.set_dims(tensor, types, weight=weight)
+        return fault
 
     def _by_rule(self, func: Any, args: Any, kwargs: Any, out: Any, results: list[Tensor]) -> list[Dims]:
         found = lookup(func)
         if found is None:
-            raise Refusal(f"there is no rule for {func._schema.name}; register one with netaug_fx.passes.rules.rule")
+            raise _Fault(f"there is no rule for {func._schema.name}; register one with netaug_fx.passes.rules.rule")
         answer = found(self.context, bind(func, args, kwargs, out))
-        dims: list[Dims] = [answer] if isinstance(out, Tensor) else (answer or [])  # type: ignore[list-item,assignment]
-        if len(dims) < len(results):
-            raise Refusal(f"the rule for {func._schema.name} gave {len(dims)} results, not {len(results)}")
-        dims = dims[: len(results)]
-        for types, tensor in zip(dims, results, strict=True):
-            if [t.size for t in types] != list(tensor.shape):
-                found_shape = [t.size for t in types]
-                raise Refusal(f"the rule for {func._schema.name} gave shape {found_shape}, not {list(tensor.shape)}")
-        return dims
+        return _types_of(answer, f"the rule for {func._schema.name}", out, results)
 
     def _keep_notes(self) -> None:
         """Keeps noted integers for the traced node at hand, and for the module whose attributes they are."""
@@ -171,6 +208,8 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, module_rule: ModuleRule, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
         """Adds what a module's Python demands beyond its operators."""
+        if self.in_leaf:
+            return
         ctx = self.context
         ctx.op, ctx.module, ctx.location, ctx.notes = type(module).__name__, self.path[-1], "", {}
         try:
@@ -195,17 +234,33 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return ""
 
 
+def _types_of(answer: RuleResult, rule: str, out: Any, results: list[Tensor]) -> list[Dims]:
+    """A rule's answer, as one list of types for each tensor of the result."""
+    given: Any = [answer] if isinstance(out, Tensor) else ([] if answer is None else answer)
+    if not isinstance(given, (list, tuple)) or not all(
+        isinstance(types, (list, tuple)) and all(isinstance(t, Type) for t in types) for types in given
+    ):
+        expected = "a list of types" if isinstance(out, Tensor) else "a list of lists of types"
+        raise _Fault(f"{rule} gave {answer!r}, not {expected}, one for each dimension of the result")
+    if len(given) < len(results):
+        raise _Fault(f"{rule} gave {len(given)} results, not {len(results)}")
+    for types, tensor in zip(given, results, strict=False):
+        if [t.size for t in types] != list(tensor.shape):
+            raise _Fault(f"{rule} gave shape {[t.size for t in types]}, not {list(tensor.shape)}")
+    return [list(types) for types in given[: len(results)]]
+
+
 def _own(file: str) -> bool:
     return file.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FILES)
 
 
-def follow_modules(model: nn.Module, mode: RuleMode) -> list[RemovableHandle]:
+def follow_modules(model: nn.Module, mode: RuleMode) -> list[Removable]:
     """Hooks that keep ``mode.path`` at the path of the running module and apply module rules.
 
     Returns:
         The hooks' handles, to be removed by the caller.
     """
-    handles = []
+    handles: list[Removable] = [*follow_leaves(model, mode)]  # first, so that leaves are left before their path is
     for path, module in model.named_modules():
 
         def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
@@ -229,6 +284,8 @@ def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Call
 
     def for_mode(mode: RuleMode) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if mode.in_leaf:
+                return type(module).forward(module, *args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
             values = [
                 given[str(node.target)] if node.target in given else node.args[0]

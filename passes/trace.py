@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from netaug_fx.passes.rules import lookup_leaf
 from netaug_fx.passes.source_scan import STORES_ATTRIBUTE, names_used
 
 # Containers and wrappers of torch.nn that pass sizes on from their attributes; all others hold no width-bearing
@@ -64,8 +65,8 @@ class ForwardTrace:
 
 
 def is_traced(module: nn.Module) -> bool:
-    """Whether a module's forward is worth tracing: the user's own, and torch.nn's with sizes as attributes."""
-    if isinstance(module, torch.jit.ScriptModule):
+    """Whether a module's forward is worth tracing: the user's own, and torch.nn's with sizes as attributes; no leaf."""
+    if isinstance(module, torch.jit.ScriptModule) or lookup_leaf(module) is not None:
         return False
     return not type(module).__module__.startswith("torch.nn.") or isinstance(module, _TRACED_TORCH_CLASSES)
 

@@ -12,11 +12,16 @@ from netaug_fx.passes.rules import (
     spatial,
 )
 from netaug_fx.passes.rules.registry import (
+    LEAF_RULES,
     MODULE_RULES,
     RULES,
+    LeafRule,
     ModuleRule,
+    RuleResult,
     bind,
+    leaf_rule,
     lookup,
+    lookup_leaf,
     lookup_module,
     module_rule,
     rule,
@@ -24,15 +29,20 @@ from netaug_fx.passes.rules.registry import (
 )
 
 __all__ = [
+    "LEAF_RULES",
     "MODULE_RULES",
     "RULES",
+    "LeafRule",
     "ModuleRule",
+    "RuleResult",
     "bind",
     "contraction",
     "elementwise",
     "factory",
     "indexing",
+    "leaf_rule",
     "lookup",
+    "lookup_leaf",
     "lookup_module",
     "module_rule",
     "modules",
