@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,23 @@ from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
 
 _MOST_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the passes made of a model, before it is handed over.
+
+    Attributes:
+        analysis: What ``infer`` found.
+        plan: Which groups grow.
+        supernet: The widened copy; ``hand_over`` makes it a ``Supernet``.
+        inputs: The inputs that the model was analysed on.
+    """
+
+    analysis: Analysis
+    plan: Plan
+    supernet: nn.Module
+    inputs: Inputs
 
 
 def augment(
@@ -69,11 +87,8 @@ def augment(
         ...     supernet(x).shape
         torch.Size([1, 4, 12, 12])
     """
-    _, chosen, supernet, inputs = _compile(model, ratio, example_inputs, pin, divisor, seed)
-    assert isinstance(supernet, Supernet)
-    install(supernet, chosen.groups, chosen.pins, seed)
-    check_target(supernet, model, inputs)
-    return supernet
+    compiled = compile_model(model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, seed=seed)
+    return hand_over(compiled, model, seed)
 
 
 def inspect(
@@ -96,22 +111,28 @@ def inspect(
         >>> [group.layers for group in netaug_fx.inspect(model).groups]
         [('0', '2')]
     """
-    analysis, chosen, _, _ = _compile(model, ratio, example_inputs, pin, divisor, seed=0, allow_nothing=True)
+    compiled = compile_model(model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, allow_nothing=True)
+    analysis, chosen = compiled.analysis, compiled.plan
     found = {var: group for var, group in find_groups(model, analysis).items() if var in chosen.numbers}
     planned = {var: chosen.groups[chosen.numbers[var]] for var in found}
     return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned))
 
 
-def _compile(
+def compile_model(
     model: nn.Module,
-    ratio: Ratio,
-    example_inputs: Any,
-    pin: Sequence[str],
-    divisor: int,
-    seed: int,
+    ratio: Ratio = 3.0,
+    *,
+    example_inputs: Any = None,
+    pin: Sequence[str] = (),
+    divisor: int = 1,
+    seed: int = 0,
     allow_nothing: bool = False,
-) -> tuple[Analysis, Plan, nn.Module, Inputs]:
-    """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew."""
+) -> Compiled:
+    """trace, infer, plan, widen, check; what breaks is refused and the rest planned anew.
+
+    Takes the arguments of ``augment`` and raises its errors; with ``allow_nothing`` a model in which nothing can grow
+    is compiled too.
+    """
     checked_model(model)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise InputError(f"seed must be an integer of 64 bits, not {seed!r}")
@@ -130,8 +151,21 @@ def _compile(
         supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
         broken = check(supernet, analysis, chosen, inputs, seed=seed)
         if not broken:
-            return analysis, chosen, supernet, inputs
+            return Compiled(analysis, chosen, supernet, inputs)
         refused |= broken
     raise CheckError(
         f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it"
     )
+
+
+def hand_over(compiled: Compiled, model: nn.Module, seed: int = 0) -> Supernet:
+    """Makes the widened copy a ``Supernet``, and runs its target against ``model`` for real.
+
+    Raises:
+        CheckError: the target differs from the model in a single bit.
+    """
+    supernet = compiled.supernet
+    assert isinstance(supernet, Supernet)
+    install(supernet, compiled.plan.groups, compiled.plan.pins, seed)
+    check_target(supernet, model, compiled.inputs)
+    return supernet

@@ -140,6 +140,14 @@ def registered(module: nn.Module, name: str) -> Tensor:
     return found
 
 
+def contracted_blocks(supernet: nn.Module) -> Iterator[Tensor]:
+    """The extra-to-target weights."""
+    for module, tensor in elastic_tensors(supernet):
+        for dim, extra in zip(tensor.dims, tensor.extras, strict=True):
+            if dim in tensor.contracted:
+                yield registered(module, extra)
+
+
 def zero_extra_to_target_(supernet: nn.Module) -> None:
     """Zeroes what feeds extra channels into the target; all other extra blocks get noise, so that a wrong map shows."""
     generator = torch.Generator().manual_seed(1)

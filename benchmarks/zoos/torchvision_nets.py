@@ -1,7 +1,9 @@
 """torchvision's nets with random weights: classification, segmentation, video, optical flow, and parts of detectors.
 
-A whole detector chooses its boxes by their values, so it is listed in two parts that take plain tensors: its backbone
-(images to feature maps) and its head (feature maps, and for the R-CNNs pooled regions, to raw predictions).
+A whole detector chooses its boxes by their values, so it is listed in parts that take plain tensors: its backbone
+(images to feature maps), its head (feature maps, and for the R-CNNs pooled regions, to raw predictions) and, where
+nothing is chosen in between, both in one. The heads of the two SSDs are only listed with their backbones: by themselves
+they are single layers between a given input and a given output, and have no width of their own.
 
 An input is as small as the net's architecture allows: nets that average over whatever size is left get small images,
 nets with tables of positions or of windows the size that they are published for.
@@ -45,8 +47,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 }
 """Channels and sizes of an input, by net or by family, where they are not small."""
 
-_PARTS = ("backbone", "head")
-_LEVELS = (8, 5, 3, 2, 2, 2)  # sides of a head's feature maps; its weights are shared or given level by level
+_BOTH = "backbone+head"
+_SIDES = (8, 5, 3)  # of a head's feature maps, in pixels; its weights serve every level
 _POOLED = {"box": 7, "mask": 14, "keypoint": 14}  # sides of pooled regions, by what is predicted from them
 
 
@@ -75,10 +77,28 @@ class RegionHeads(nn.Module):
         return {"proposals": self.proposals(features), **predictions}
 
 
+class RawDetector(nn.Module):
+    """A detector of one stage from images to raw predictions, without what turns these into boxes.
+
+    Args:
+        detector: A detector of torchvision; its backbone and head are taken over.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = detector.get_submodule("backbone")
+        self.head = detector.get_submodule("head")
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits and box offsets (n, anchors, ...) from images (n, 3, h, w)."""
+        predictions: dict[str, Tensor] = self.head(list(self.backbone(images).values()))
+        return predictions
+
+
 def names() -> list[str]:
-    """Every net of the four packages, then both parts of every detector, such as ``ssd300_vgg16/head``."""
+    """Every net of the four packages, then the parts of every detector, such as ``fcos_resnet50_fpn/head``."""
     whole = [name for package in PACKAGES for name in models.list_models(module=package)]
-    return whole + [f"{name}/{part}" for name in models.list_models(module=models.detection) for part in _PARTS]
+    return whole + [f"{name}/{part}" for name in models.list_models(module=models.detection) for part in _parts(name)]
 
 
 def net(name: str) -> Net:
@@ -110,7 +130,15 @@ def _built(name: str, family: str) -> nn.Module:
     return models.get_model(name, **settings)
 
 
+def _parts(detector: str) -> tuple[str, ...]:
+    if "rcnn" in detector:
+        return "backbone", "head"
+    return ("backbone", _BOTH) if detector.startswith("ssd") else ("backbone", "head", _BOTH)
+
+
 def _part(detector: nn.Module, part: str) -> nn.Module:
+    if part == _BOTH:
+        return RawDetector(detector)
     if part == "head" and hasattr(detector, "roi_heads"):
         return RegionHeads(detector)
     return detector.get_submodule(part)
@@ -118,16 +146,14 @@ def _part(detector: nn.Module, part: str) -> nn.Module:
 
 def _head_inputs(head: nn.Module) -> Inputs:
     if isinstance(head, RegionHeads):
-        features = _random(_maps([_in_channels(head.proposals)] * 3))
+        features = _random(_maps(_in_channels(head.proposals)))
         shapes = [(_in_channels(branch), _POOLED[kind], _POOLED[kind]) for kind, branch in head.on_regions.items()]
         return (features, dict(zip(head.on_regions, _random(shapes), strict=True))), {}
-    by_level = getattr(head.classification_head, "module_list", None)
-    channels = [_in_channels(head)] * 3 if by_level is None else [_in_channels(level) for level in by_level]
-    return (_random(_maps(channels)),), {}
+    return (_random(_maps(_in_channels(head))),), {}
 
 
-def _maps(channels: Iterable[int]) -> list[tuple[int, ...]]:
-    return [(width, side, side) for width, side in zip(channels, _LEVELS, strict=False)]
+def _maps(channels: int) -> list[tuple[int, ...]]:
+    return [(channels, side, side) for side in _SIDES]
 
 
 def _in_channels(module: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 Sizes within a net differ from one another wherever the architecture lets them, so that a compiler that goes by equal
 numbers is found out. Dropout is as configured by default; what draws from numpy's random numbers (masking of spans in
-audio nets) is off, as two runs of the same net could not be compared.
+audio nets) is off, as two runs of the same net could not be compared. ViLT draws from torch's also in eval mode.
 """
 
 from __future__ import annotations

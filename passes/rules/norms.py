@@ -17,9 +17,13 @@ from netaug_fx.passes.rules.registry import rule
     "miopen_batch_norm", "_batch_norm_with_update_functional",
 )  # fmt: skip
 def batch_norm(ctx: Context, a: Any) -> list[Dims]:
-    """Each channel by itself: affine parameters and statistics are of the channels' width."""
+    """Each channel by itself: affine parameters and statistics are of the channels' width.
+
+    Weight standardisation runs weights through it, whose fan-in then stands where activations have batch and space.
+    """
     dims = ctx.dims(a.input)
     width = dims[1]
+    ctx.mixes([dims[0], *dims[2:]])
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor: Tensor | None = getattr(a, name, None)
         if tensor is not None:

@@ -1,0 +1,228 @@
+"""Does it work on any model? Every net of a zoo through everything that is claimed of it. From the repository's root:
+
+    python -m benchmarks.coverage --zoo timm --max-params 30e6 --jobs 2
+    python -m benchmarks.coverage --zoo random --names "[0-4]*"
+    python -m benchmarks.coverage --zoo timm --table
+
+Each net runs in a process of its own, under limits of time and memory. Rows are added to
+``benchmarks/results/coverage_<zoo>.jsonl`` as nets finish; a run that was interrupted goes on where it stopped, and
+nets whose row is of other versions are run anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.coverage_table import summary, why_not
+from netaug_fx.atomic import atomic_path
+
+ZOOS = ("timm", "torchvision", "transformers", "random")
+RESULTS = Path(__file__).parent / "results"
+GIB = 2**30
+
+Row = dict[str, Any]
+
+
+def versions(zoo: str) -> dict[str, str]:
+    """What a row depends on: python, torch, the zoo's package."""
+    packages = ["torch", *([zoo] if zoo != "random" else []), "onnx", "onnxruntime", "onnxscript"]
+    return {
+        "python": ".".join(map(str, sys.version_info[:2])),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def zoo_module(zoo: str) -> Any:
+    """The module that lists a zoo's nets."""
+    return importlib.import_module(f"benchmarks.zoos.{zoo}_nets")
+
+
+# -- one net, in its own process -------------------------------------------------------------------
+
+
+def _work(zoo: str, name: str, memory: float, answer: Connection) -> None:
+    """Runs in a child process; sends one row."""
+    # address space, which counts what is reserved too: twice what the net may use
+    resource.setrlimit(resource.RLIMIT_AS, (int(2 * memory * GIB), int(2 * memory * GIB)))
+    import torch
+
+    from benchmarks.coverage_check import check_net
+
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            row = check_net(zoo_module(zoo).net(name), Path(folder))
+    except MemoryError as error:
+        row = {"counted": False, "crashed": f"out of memory ({memory:g} GiB): {error}"}
+    except Exception as error:  # a net that breaks the checks themselves is a failure to be listed
+        row = {"counted": False, "crashed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    answer.send(row)
+
+
+def run_net(zoo: str, name: str, family: str, *, seconds: float, memory: float) -> Row:
+    """The row of one net, from a process of its own that is ended when its time is over."""
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(zoo, name, memory, theirs), daemon=True)
+    start = time.monotonic()
+    process.start()
+    theirs.close()
+    row: Row = {"counted": False, "crashed": f"took longer than {seconds:g} seconds"}
+    try:
+        if ours.poll(seconds):
+            row = ours.recv()
+    except EOFError:
+        process.join()
+        row = {"counted": False, "crashed": f"its process ended with exit code {process.exitcode}"}
+    process.kill()
+    process.join()
+    return {"name": name, "family": family, **row, "wall": round(time.monotonic() - start, 1)}
+
+
+def run_all(
+    todo: Sequence[tuple[str, str]], run: Callable[[str, str], Row], *, jobs: int, path: Path, stamp: dict[str, str]
+) -> None:
+    """Runs nets side by side and adds their rows to the file, each as one whole line."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task("nets", total=len(todo))
+        pending = {pool.submit(run, name, family): name for name, family in todo}
+        failed = 0
+        try:
+            for future in as_completed(pending):
+                row = {**future.result(), "versions": stamp}
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                failed += not row["counted"]
+                if not row["counted"]:
+                    progress.console.print(f"[red]{row['name']}[/red] {why_not(row)}", highlight=False)
+                progress.update(task, advance=1, description=f"{row['name']} ({failed} failed)")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+# -- what is there, what is to do ------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """The newest row of each net; a line cut short by a kill is dropped."""
+    rows: dict[str, Row] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["name"]] = row
+    return rows
+
+
+def tidy_(path: Path) -> None:
+    """Rewrites the file with one row a net, by name."""
+    rows = read_rows(path)
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
+
+
+def chosen_names(zoo: str, pattern: str) -> list[str]:
+    """The zoo's nets whose names match a glob.
+
+    Raises:
+        SystemExit: none does.
+    """
+    names = zoo_module(zoo).names()
+    chosen = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not chosen:
+        raise SystemExit(f"--names {pattern!r} matches none of the {len(names)} nets of {zoo}, such as {names[:3]}")
+    return chosen
+
+
+def within_limit(zoo: str, names: Sequence[str], most: float) -> Iterator[tuple[str, str]]:
+    """Name and family of the nets of at most so many parameters, counted on the meta device."""
+    import torch
+
+    known = _sizes_file(zoo)
+    sizes: dict[str, int] = json.loads(known.read_text()) if known.exists() else {}
+    module = zoo_module(zoo)
+    for name in names:
+        net = module.net(name)
+        if most != float("inf") and name not in sizes:
+            with torch.device("meta"):
+                sizes[name] = sum(p.numel() for p in net.build().parameters())
+        if most == float("inf") or sizes[name] <= most:
+            yield name, net.family
+    if sizes:
+        with atomic_path(known) as temporary:
+            Path(temporary).write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _sizes_file(zoo: str) -> Path:
+    stamp = "-".join(f"{k}{v}" for k, v in versions(zoo).items() if k in ("torch", zoo))
+    return Path(tempfile.gettempdir()) / f"netaug_fx_sizes_{zoo}_{stamp}.json"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--zoo", choices=ZOOS, required=True)
+    p.add_argument("--names", default="*", metavar="GLOB", help="nets to run (default: all)")
+    p.add_argument("--max-params", type=float, default=float("inf"), help="leave larger nets out, such as 30e6")
+    p.add_argument("--jobs", type=int, default=2, help="nets side by side, one thread each (default: 2)")
+    p.add_argument("--seconds", type=float, default=600.0, help="time limit of one net (default: 600)")
+    p.add_argument("--memory", type=float, default=8.0, help="memory limit of one net, GiB (default: 8)")
+    p.add_argument("--retry", action="store_true", help="run nets again that failed before")
+    p.add_argument("--again", action="store_true", help="run all chosen nets again")
+    p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
+    p.add_argument("--out", type=Path, help="the JSONL file (default: benchmarks/results/coverage_<zoo>.jsonl)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what is missing, then prints the summary."""
+    options = parser().parse_args(argv)
+    if options.jobs < 1 or options.seconds <= 0 or options.memory <= 0:
+        raise SystemExit("--jobs, --seconds and --memory must be positive")
+    path: Path = options.out or RESULTS / f"coverage_{options.zoo}.jsonl"
+    if not options.table:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        stamp, rows = versions(options.zoo), read_rows(path)
+        names = chosen_names(options.zoo, options.names)
+        nets = list(within_limit(options.zoo, names, options.max_params))
+        done = {
+            name
+            for name, row in rows.items()
+            if row["versions"] == stamp and not options.again and (row["counted"] or not options.retry)
+        }
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.coverage_check", f"benchmarks.zoos.{options.zoo}_nets"])
+        run_all(
+            [net for net in nets if net[0] not in done],
+            lambda name, family: run_net(options.zoo, name, family, seconds=options.seconds, memory=options.memory),
+            jobs=options.jobs,
+            path=path,
+            stamp=stamp,
+        )
+        tidy_(path)
+    print(summary(list(read_rows(path).values())))
+
+
+if __name__ == "__main__":
+    main()

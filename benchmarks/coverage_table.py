@@ -1,0 +1,53 @@
+"""The tables of coverage: by family, and what does not count with its reason. In: rows of coverage. Out: Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+HEAD = ("family", "nets", "count", "weights that can grow", "MACs that can grow", "norms across channels", "ONNX n/a")
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A table by family (medians), the total, and a list of the nets that do not count."""
+    families: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        families[row["family"]].append(row)
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += [_line(f"`{family}`", members) for family, members in sorted(families.items())]
+    lines.append(_line("all", rows))
+    failed = [row for row in sorted(rows, key=lambda row: str(row["name"])) if not row["counted"]]
+    if failed:
+        lines += ["", "Do not count:", ""]
+        lines += [f"- `{row['name']}`: {why_not(row)}" for row in failed]
+    return "\n".join(lines)
+
+
+def _line(name: str, rows: Sequence[Row]) -> str:
+    counted = [row for row in rows if row["counted"]]
+    cells = [
+        name,
+        str(len(rows)),
+        f"{len(counted)}" + (f" ({len(counted) / len(rows):.1%})" if name == "all" and rows else ""),
+        _median(rows, "share_of_weights"),
+        _median(rows, "share_of_macs"),
+        str(sum(row.get("mixing", 0) > 0 for row in rows)),
+        str(sum(row.get("checks", {}).get("onnx", "").startswith("n/a") for row in rows)),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _median(rows: Sequence[Row], key: str) -> str:
+    values = [row.get(key, 0.0) for row in rows]
+    return f"{statistics.median(values):.1%}" if values else "-"
+
+
+def why_not(row: Row) -> str:
+    """Why a net does not count, in one line."""
+    if "refused" in row or "crashed" in row:
+        return str(row.get("refused") or row["crashed"])
+    bad = {k: v for k, v in row["checks"].items() if v != "ok" and not v.startswith("n/a")}
+    return "; ".join(f"{name}: {text}" for name, text in bad.items())

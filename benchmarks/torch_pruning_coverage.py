@@ -1,0 +1,251 @@
+"""Torch-Pruning and netaug_fx side by side: how many nets each can handle, and on how many it is right.
+
+What is asked of both is written in ``benchmarks/torch_pruning_check.py``. Each net has a process of its own. Rows are
+appended to a JSON lines file as they come, and nets with a row of the same versions are not measured again. From the
+root of the repository:
+
+    python -m benchmarks.torch_pruning_coverage --nets wirings
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib
+import json
+import multiprocessing
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.torch_pruning_check import OURS, TP, Subject, Verdict, brief, measure
+from netaug_fx.atomic import write_text
+
+RESULTS = Path(__file__).parent / "results"
+WIRINGS, TORCHVISION = "wirings", "torchvision"
+ENOUGH_MACS = 0.5
+Row = dict[str, Any]
+
+EPILOG = """\
+examples
+  python -m benchmarks.torch_pruning_coverage --nets wirings --jobs 2
+  python -m benchmarks.torch_pruning_coverage --nets torchvision --names 'resnet*'
+
+A run that was stopped goes on where it was: call it again. --fresh measures nets anew that have a row.
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.torch_pruning_coverage",
+        description="Hold Torch-Pruning and netaug_fx against the same criterion; write JSON lines, print a table.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--nets", choices=(WIRINGS, TORCHVISION), required=True, help="the list of nets")
+    parser.add_argument("--names", default="*", metavar="GLOB", help="which of them; all by default")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="nets at a time; 1")
+    parser.add_argument("--timeout", type=_positive, default=600, metavar="S", help="seconds for a tool on a net; 600")
+    parser.add_argument("--fresh", action="store_true", help="measure nets anew that have a row")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="benchmarks/results/torch_pruning_NETS.jsonl")
+    options = parser.parse_args(arguments)
+    options.out = options.out or RESULTS / f"torch_pruning_{options.nets}.jsonl"
+    options.chosen = [name for name in names(options.nets) if fnmatch.fnmatchcase(name, options.names)]
+    if not options.chosen:
+        known = ", ".join(names(options.nets)[:5])
+        parser.error(
+            f"argument --names: none of the {options.nets} is called {options.names!r}; there are {known}, ..."
+        )
+    return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    console = Console()
+    versions = versions_for(options.nets)
+    wanted = set(options.chosen)
+    rows = [
+        row
+        for row in read(options.out)
+        if row["name"] not in wanted or (row["versions"] == versions and not options.fresh)
+    ]
+    write_text(options.out, "".join(line(row) for row in rows))
+    known = {row["name"] for row in rows}
+    left = [name for name in options.chosen if name not in known]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(options.nets, total=len(options.chosen), completed=len(options.chosen) - len(left))
+
+        def take(row: Row) -> None:
+            rows.append({**row, "versions": versions})
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(line(rows[-1]))
+            progress.update(task, advance=1, description=row["name"])
+
+        measure_all(options.nets, left, options.jobs, options.timeout, take)
+    rows.sort(key=lambda row: row["name"])
+    write_text(options.out, "".join(line(row) for row in rows))
+    chosen = [row for row in rows if row["name"] in wanted]
+    console.print(summary(chosen, options.nets))
+    for title, columns_of in (("Torch-Pruning", TP), ("netaug_fx", OURS)):
+        wrong = [row["name"] for row in chosen if row[columns_of[1]] is False]
+        console.print(f"{title}, silently wrong: {', '.join(wrong) or 'none'}")
+    console.print(f"wrote {options.out}")
+
+
+# -- nets ------------------------------------------------------------------------------------------------------------
+
+
+def names(nets: str) -> list[str]:
+    """All nets of a list."""
+    if nets == WIRINGS:
+        return list(importlib.import_module("tests.wirings").WIRINGS)
+    found: list[str] = importlib.import_module("benchmarks.zoos.torchvision_nets").names()
+    return found
+
+
+def subject(nets: str, name: str) -> Subject:
+    """One net of a list, with every weight drawn at random."""
+    from tests.wirings import WIRINGS as wirings
+    from tests.wirings.registry import randomise
+
+    if nets == WIRINGS:
+        wiring = wirings[name]
+        return Subject(wiring.build, lambda model: wiring.inputs(2), wiring.mixes)
+    net = importlib.import_module("benchmarks.zoos.torchvision_nets").net(name)
+    return Subject(lambda: randomise(net.build()), net.inputs, mixes=False)
+
+
+def versions_for(nets: str) -> dict[str, str]:
+    """What a row depends on."""
+    packages = ("netaug_fx", "torch", "torch-pruning", *(["torchvision"] if nets == TORCHVISION else []))
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+
+def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take: Callable[[Row], None]) -> None:
+    """Measures nets, each in a process of its own, and hands over every row as it is ready, in the caller's thread.
+
+    Args:
+        nets: The list that the names are of.
+        left: Names of nets.
+        jobs: Processes at a time.
+        timeout: Seconds that one tool may take on one net.
+        take: Gets the rows.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name if __spec__ else __name__, *_loaded_for(nets)])
+
+    def one(name: str) -> Row:
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(sending, nets, name), daemon=True)
+        process.start()
+        sending.close()
+        try:
+            return {"name": name, **_answers(receiving, process, timeout)}
+        finally:
+            process.kill()
+            process.join()
+            receiving.close()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(one, name) for name in left]):
+                take(future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # do not begin what nobody will read
+            raise
+
+
+def _loaded_for(nets: str) -> list[str]:
+    return ["tests.wirings", *(["benchmarks.zoos.torchvision_nets"] if nets == TORCHVISION else [])]
+
+
+def _work(sending: Connection, nets: str, name: str) -> None:
+    torch.set_num_threads(1)
+    try:
+        for columns in measure(subject(nets, name)):
+            sending.send(columns)
+    except Exception as error:  # the net itself cannot be built or run; the parent writes that into the row
+        sending.send({"error": brief(error)})
+
+
+def _answers(receiving: Connection, process: Any, timeout: float) -> Row:
+    """The columns that a process sends; where it falls silent or dies, those of the tool at work say so."""
+    row: Row = {}
+    for tool in (TP, OURS):
+        if "error" not in row:
+            try:
+                row |= receiving.recv() if receiving.poll(timeout) else {"error": f"no answer within {timeout:g} s"}
+            except EOFError:
+                process.join()
+                row["error"] = f"the process ended with code {process.exitcode}"
+        if "error" in row:
+            row |= Verdict(False, None, None, row["error"]).columns(*tool)
+    row.pop("error", None)
+    return {"macs_error": "", **row}
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def line(row: Row) -> str:
+    """A row as it stands in the file."""
+    return json.dumps(row) + "\n"
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file, none if there is no file; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(text) for text in lines if text.endswith("\n") and text.strip()]
+
+
+def summary(rows: Sequence[Row], nets: str) -> Table:
+    """Counts for both tools."""
+    table = Table(title=f"{len(rows)} {nets}")
+    for header, justify in (("", "left"), ("Torch-Pruning", "right"), ("netaug_fx", "right")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    for label, holds in COUNTED:
+        table.add_row(label, *(str(count) for count in counts(rows, holds)))
+    return table
+
+
+def counts(rows: Iterable[Row], holds: Callable[[bool, bool | None, float | None], bool]) -> tuple[int, int]:
+    """On how many rows something holds, for Torch-Pruning and for netaug_fx."""
+    rows = list(rows)
+    theirs, ours = (sum(holds(*(row[column] for column in tool[:3])) for row in rows) for tool in (TP, OURS))
+    return theirs, ours
+
+
+COUNTED: tuple[tuple[str, Callable[[bool, bool | None, float | None], bool]], ...] = (
+    ("its own criterion: runs, augments", lambda works, exact, share: works),
+    ("exact", lambda works, exact, share: exact is True),
+    ("exact, and more than half of the MACs", lambda works, exact, share: exact is True and (share or 0) > ENOUGH_MACS),
+    ("runs, not judged", lambda works, exact, share: works and exact is None),
+    ("silently wrong", lambda works, exact, share: exact is False),
+    ("fails, or says that it cannot", lambda works, exact, share: not works),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
