@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
 from torch import nn
 
+from netaug_fx.atomic import write_text
+from netaug_fx.errors import InputError
 from netaug_fx.passes.graph import Group, Pin
 from netaug_fx.passes.infer import Analysis
+from netaug_fx.passes.leaves import LeafCall
 from netaug_fx.passes.plan import Plan
+from netaug_fx.passes.recorder import OpRecord
+
+REMEDY = "docs/extending.md shows how to write one"
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """An operator without a rule, or an operator or leaf module whose rule fails: it pins what it touches.
+
+    Attributes:
+        name: The operator (``mylib::fused_scale``), or the leaf's class.
+        kind: ``operator`` or ``leaf``.
+        module: Path of the module that ran it.
+        module_class: That module's class name.
+        location: File and line.
+        problem: What is wrong: there is no rule, or what it did.
+        tensors: Parameters and buffers with a dimension that stays as it is for this reason.
+        weights: Number of elements of those that are parameters.
+    """
+
+    name: str
+    kind: str
+    module: str
+    module_class: str
+    location: str
+    problem: str
+    tensors: tuple[str, ...]
+    weights: int
+
+    def __str__(self) -> str:
+        where = f"{self.module or '(model)'} ({self.module_class})" + (f" at {self.location}" if self.location else "")
+        return f"{self.kind} {self.name} in {where} pins {self.weights:,} weights: {self.problem}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +63,8 @@ class Inspection:
         graph: Tensors and groups as a bipartite networkx graph (see ``passes.graph.dependency_graph``).
         modules: Class name of every module, by path.
         opaque: Modules whose forward cannot be traced, and why; only their literal widths are out of reach.
+        missing: Operators without a rule, and rules that fail, by the number of weights that they pin.
+        parameters: Shape of every parameter, by name.
         mixing: Where a statistic is taken across widths that grow, as operator and place in the code.
         growing_share: Share of weight matrices' elements that lie in a dimension that grows, from 0 to 1.
     """
@@ -37,6 +77,8 @@ class Inspection:
     opaque: dict[str, str] = field(repr=False)
     mixing: tuple[str, ...] = field(repr=False)
     growing_share: float
+    missing: tuple[MissingRule, ...] = ()
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, analysis: Analysis, chosen: Plan, graph: nx.DiGraph[Any]) -> Inspection:
@@ -57,6 +99,8 @@ class Inspection:
             opaque=dict(analysis.opaque),
             mixing=tuple(mixing),
             growing_share=grown / max(sum(weights.values()), 1),
+            missing=_missing_rules(model, analysis, chosen.pins),
+            parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +116,36 @@ class Inspection:
             "modules": self.modules,
             "opaque": self.opaque,
             "mixing": list(self.mixing),
+            "missing": [{**asdict(each), "remedy": REMEDY} for each in self.missing],
+            "parameters": {name: list(shape) for name, shape in self.parameters.items()},
         }
+
+    def to_html(self, title: str | None = None) -> str:
+        """A page that needs no other file: the table of groups, the net drawn with its groups, and what is pinned.
+
+        Args:
+            title: Heading of the page; the model's class name by default.
+
+        Raises:
+            InputError: jinja2 is not installed.
+        """
+        try:
+            from netaug_fx.training.pages import inspection_page
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"the page needs {error.name}, which the extra 'train' installs: pip install 'netaug_fx[train]'; "
+                "to_dict() needs nothing more"
+            ) from error
+        return inspection_page(self, title or self.model)
+
+    def save_html(self, path: str | os.PathLike[str], title: str | None = None) -> Path:
+        """Writes the page of ``to_html`` to a file, whole or not at all, and returns its path.
+
+        Raises:
+            InputError: jinja2 is not installed.
+            OSError: the file cannot be written.
+        """
+        return write_text(path, self.to_html(title))
 
     def __str__(self) -> str:
         rows = [("group", "kind", "widths", "written by", "layers")]
@@ -91,4 +164,44 @@ class Inspection:
             f"  {count:4d} x {reason}" + (f" [{op}]" if op else "") + (f" at {place}" if place else "")
             for (reason, op, place), count in stays.most_common()
         ]
-        return "\n".join([head, "", *lines, "", "stays as it is:", *reasons])
+        return "\n".join([head, "", *lines, "", "stays as it is:", *reasons, *self._missing_lines()])
+
+    def _missing_lines(self) -> Iterator[str]:
+        if not self.missing:
+            return
+        pinning = [each for each in self.missing if each.tensors]
+        yield from ("", f"rules that are missing or fail ({REMEDY}):")
+        yield from (f"  {each}" for each in pinning)
+        if harmless := len(self.missing) - len(pinning):
+            yield f"  {harmless} more, which pin nothing"
+
+
+def _missing_rules(model: nn.Module, analysis: Analysis, pins: tuple[Pin, ...]) -> tuple[MissingRule, ...]:
+    parameters = dict(model.named_parameters())
+    faults = {
+        (record.op, record.module, record.location, record.fault): record
+        for training in (False, True)
+        for record in analysis.operators[training]
+        if record.fault
+    }
+    pinned: dict[tuple[str, str, str, str], dict[str, None]] = {place: {} for place in faults}
+    for pin in pins:
+        pinned.get((pin.op, pin.module, pin.location, pin.reason), {})[pin.tensor] = None
+    found = [
+        MissingRule(
+            name=_name_of(record),
+            kind="leaf" if isinstance(record.func, LeafCall) else "operator",
+            module=record.module,
+            module_class=type(model.get_submodule(record.module)).__name__,
+            location=record.location,
+            problem=record.fault,
+            tensors=tuple(pinned[place]),
+            weights=sum(parameters[name].numel() for name in pinned[place] if name in parameters),
+        )
+        for place, record in faults.items()
+    ]
+    return tuple(sorted(found, key=lambda each: -each.weights))
+
+
+def _name_of(record: OpRecord) -> str:
+    return str(record.func) if isinstance(record.func, LeafCall) else str(record.func._schema.name)

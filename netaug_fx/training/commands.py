@@ -112,13 +112,12 @@ def inspect(
 ) -> None:
     """Show a model's channel groups: which widths may grow, what they tie together, and what is pinned and why."""
     import netaug_fx
-    from netaug_fx.training.report import inspection_page
 
     net, image = _net_and_image(model, num_classes, in_channels, image_size)
     inspection = netaug_fx.inspect(net, parse_ratio(ratio), example_inputs=image, pin=tuple(pin or ()))
     typer.echo(str(inspection))
     _write_json(inspection.to_dict(), json_file)
-    _write(html, lambda: inspection_page(model, net, inspection.groups, inspection.pins))
+    _write(html, lambda: inspection.to_html(model))
 
 
 @app.command(epilog="Example: netaug-fx count mobilenet_v2_tiny --image-size 144")

@@ -17,7 +17,7 @@ from torch import nn
 if TYPE_CHECKING:
     from netaug_fx.passes.graph import Group, Pin
 
-ROW, LANE, MARGIN, TOP = 19, 15, 16, 34
+ROW, LANE, MARGIN, TOP, HEADS = 19, 15, 16, 4, 26
 FEWEST_COLUMNS = 4  # of a kind, so that its heading has room
 COLOURS = (
     "#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#dc2626", "#65a30d",
@@ -46,13 +46,22 @@ class Lane:
 
 def layers_of(model: nn.Module) -> tuple[Layer, ...]:
     """The modules that hold parameters, in the order of their definition."""
-    rows = []
-    for path, module in model.named_modules():
-        tensors = dict(module.named_parameters(recurse=False))
-        if tensors:
-            largest = max(tensors.values(), key=lambda tensor: tensor.ndim)
-            rows.append(Layer(path, type(module).__name__, "x".join(map(str, largest.shape))))
-    return tuple(rows)
+    return layers_from(
+        {path: type(module).__name__ for path, module in model.named_modules()},
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+    )
+
+
+def layers_from(modules: Mapping[str, str], parameters: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ...]:
+    """The same from class names by path and shapes by name."""
+    largest: dict[str, tuple[int, ...]] = {}
+    for name, shape in parameters.items():
+        path = name.rpartition(".")[0]
+        if path not in largest or len(shape) > len(largest[path]):
+            largest[path] = shape
+    return tuple(
+        Layer(path, kind, "x".join(map(str, largest[path]))) for path, kind in modules.items() if path in largest
+    )
 
 
 def lay_out(layers: Sequence[Layer], groups: Sequence[Group]) -> tuple[Lane, ...]:
@@ -79,16 +88,24 @@ def lay_out(layers: Sequence[Layer], groups: Sequence[Group]) -> tuple[Lane, ...
 
 
 def draw(model: nn.Module, groups: Sequence[Group], pins: Sequence[Pin]) -> str:
-    """The picture as an SVG element, with a tooltip on every line, layer and pin (``data-tip``, and ``<title>``)."""
-    layers = layers_of(model)
+    """``draw_layers`` of a model's layers."""
+    return draw_layers(layers_of(model), groups, pins)
+
+
+def draw_layers(layers: Sequence[Layer], groups: Sequence[Group], pins: Sequence[Pin]) -> str:
+    """The picture: one SVG element of headings and one of rows, with tooltips (``data-tip``, and ``<title>``)."""
     lanes = lay_out(layers, groups)
     columns = max((lane.column + 1 for lane in lanes), default=0)
     names_at = MARGIN + max(columns, 2 * FEWEST_COLUMNS) * LANE + 12
     width, height = names_at + 640, TOP + len(layers) * ROW + 8
     parts = [
+        # Headings of their own, so that they can stay in sight while the rows scroll.
+        f'<svg class="heads" viewBox="0 0 {width} {HEADS}" width="{width}" height="{HEADS}" aria-hidden="true" '
+        'xmlns="http://www.w3.org/2000/svg">',
+        *_headings(lanes, names_at),
+        "</svg>",
         f'<svg class="groups" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="Channel groups of {len(layers)} layers" xmlns="http://www.w3.org/2000/svg">',
-        *_headings(lanes, names_at),
         *_rows(layers, lanes, pins, names_at, width),
     ]
     for number, lane in enumerate(lanes):
@@ -110,7 +127,7 @@ def _headings(lanes: Sequence[Lane], names_at: int) -> list[str]:
         columns = [lane.column for lane in lanes if lane.group.kind == kind]
         if columns:
             labels.append((_x(min(columns)) - 6, kind))
-    return [f'<text class="head" x="{x}" y="18">{label}</text>' for x, label in labels]
+    return [f'<text class="head" x="{x}" y="17">{label}</text>' for x, label in labels]
 
 
 def _rows(layers: Sequence[Layer], lanes: Sequence[Lane], pins: Sequence[Pin], names_at: int, width: int) -> list[str]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import torch
 from torch import nn
 
@@ -20,6 +19,7 @@ from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.data import Task
 from netaug_fx.training.group_picture import draw
+from netaug_fx.training.pages import templates
 from netaug_fx.training.plots import accuracy_curves, loss_curves
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *,
     config = facts["config"]
     phase_change = round(config["optim"]["epochs"] * config["netaug"]["stream_fraction"]) if groups else None
     page = (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             **facts,
@@ -151,36 +151,3 @@ def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *,
     )
     with writing(folder / "report.html"):
         write_text(folder / "report.html", page)
-
-
-def inspection_page(name: str, model: nn.Module, groups: Sequence[Group], pins: Sequence[Pin]) -> str:
-    """The page of ``netaug-fx inspect --html``: the widths, the picture and the pins of a plain model."""
-    return (
-        _templates()
-        .get_template("inspect.html.j2")
-        .render(
-            model=name,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            groups=[dataclasses.asdict(group) for group in groups],
-            pins=[dataclasses.asdict(pin) for pin in pins],
-            picture=draw(model, groups, pins),
-        )
-    )
-
-
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda value: f"{value:.1%}"
-    environment.filters["si"] = si
-    environment.filters["short_path"] = lambda location: "/".join(Path(location).parts[-2:])
-    return environment
-
-
-def si(value: float) -> str:
-    """A count with the unit that gives it one to three digits before the point: 23.5M, 5.43k, 12."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
-    return f"{value:g}"

@@ -121,7 +121,9 @@ def test_inspect_prints_the_groups_and_writes_them(tmp_path: Path, capsys: pytes
     assert by_kind == {"stream": 2, "inner": 3}
     assert not any(group["name"].startswith("head") for group in content["groups"])
     assert content["groups"][0]["name"] in capsys.readouterr().out
+    assert content["missing"] == []
     assert 'svg class="groups"' in (tmp_path / "groups.html").read_text()
+    assert "<h1>digits_net</h1>" in (tmp_path / "groups.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import netaug_fx
+from netaug_fx.errors import InputError
 from netaug_fx.inspection import Inspection
 
 
@@ -63,6 +66,51 @@ def test_it_reads_as_a_table(inspection: Inspection) -> None:
     assert lines[3].split() == ["stem", "stream", "8", "/", "12", "/", "16", "stem", "3"]
     assert lines[5] == "stays as it is:"
     assert all(line == line.rstrip() for line in lines)
+
+
+class Inverted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, data: Tensor) -> Tensor:
+        return self.third(torch.linalg.inv(self.second(self.first(data))))  # type: ignore[no-any-return]
+
+
+def test_missing_rules_are_listed_with_what_they_cost() -> None:
+    inspection = netaug_fx.inspect(nn.Sequential(Inverted()), example_inputs=torch.rand(8, 3))
+    (missing,) = inspection.missing
+    assert (missing.name, missing.kind) == ("aten::linalg_inv_ex", "operator")
+    assert (missing.module, missing.module_class) == ("0", "Inverted")
+    assert missing.location.startswith(__file__)
+    assert missing.tensors == ("0.second.weight", "0.second.bias", "0.third.weight")
+    assert missing.weights == 8 * 8 + 8 + 2 * 8
+    head, line = str(inspection).splitlines()[-2:]
+    assert head == "rules that are missing or fail (docs/extending.md shows how to write one):"
+    assert line.startswith(f"  operator aten::linalg_inv_ex in 0 (Inverted) at {__file__}:")
+    assert "pins 88 weights: there is no rule for aten::linalg_inv_ex" in line
+    told = json.loads(json.dumps(inspection.to_dict()))["missing"][0]
+    assert told["weights"] == 88
+    assert "docs/extending.md" in told["remedy"]
+
+
+def test_nothing_is_missing_where_every_operator_has_a_rule(inspection: Inspection) -> None:
+    assert inspection.missing == ()
+    assert "missing" not in str(inspection)
+
+
+def test_a_page_can_be_saved_without_the_command_line(inspection: Inspection, tmp_path: Path) -> None:
+    page = inspection.save_html(tmp_path / "pages" / "net.html", "My net")
+    assert page == tmp_path / "pages" / "net.html"
+    assert "<h1>My net</h1>" in page.read_text()
+    assert [file.name for file in page.parent.iterdir()] == ["net.html"]
+
+
+def test_a_page_without_jinja2_says_what_to_install(inspection: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "netaug_fx.training.pages", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(InputError, match=r"the page needs jinja2, .* pip install 'netaug_fx\[train\]'"):
+        inspection.to_html()
 
 
 def test_the_model_is_left_alone() -> None:
