@@ -5,10 +5,10 @@ belong to one channel, wherever a forward moves it. The claim is tested in numbe
 irrelevant, and then must not be missed, or noticed.
 
 Torch-Pruning, its own criterion (``tp_runs``): half of the channels of every group of its ``MagnitudePruner`` are
-removed, the forward still runs, outputs keep their shapes and parameters are fewer. As its own test on torchvision does,
+removed, the forward still runs, outputs keep their shapes and parameters are fewer. As in its own test on torchvision,
 layers that write the outputs and the output projection of ``nn.MultiheadAttention`` are ignored, and a
 ``VisionTransformer`` is told its new width. Layers that write the outputs are those whose group, in its own graph,
-reaches a node that nothing follows. It is told the numbers of attention heads, and tells modules the new width of a
+reaches a node that nothing follows. It is told the numbers of attention heads, and modules are told the new width of a
 head, as its examples do by hand; it also runs without, and the better outcome counts.
 
 Torch-Pruning, by the common criterion (``tp_exact``): every entry that it removes is zeroed in an unpruned copy, and

@@ -34,6 +34,9 @@ from netaug_fx.atomic import write_text
 RESULTS = Path(__file__).parent / "results"
 WIRINGS, TORCHVISION = "wirings", "torchvision"
 ENOUGH_MACS = 0.5
+GRACE = 5.0  # seconds to end in after the last answer
+SLOW_IMPORTS = ("sympy", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter")
+"""What torch imports at its first fake tensor; done once for all processes."""
 Row = dict[str, Any]
 
 EPILOG = """\
@@ -62,10 +65,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options.out = options.out or RESULTS / f"torch_pruning_{options.nets}.jsonl"
     options.chosen = [name for name in names(options.nets) if fnmatch.fnmatchcase(name, options.names)]
     if not options.chosen:
-        known = ", ".join(names(options.nets)[:5])
-        parser.error(
-            f"argument --names: none of the {options.nets} is called {options.names!r}; there are {known}, ..."
-        )
+        few = ", ".join(names(options.nets)[:5])
+        parser.error(f"argument --names: none of the {options.nets} is called {options.names!r}; they are {few}, ...")
     return options
 
 
@@ -152,7 +153,8 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
         take: Gets the rows.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__spec__.name if __spec__ else __name__, *_loaded_for(nets)])
+    zoo = "tests.wirings" if nets == WIRINGS else "benchmarks.zoos.torchvision_nets"
+    context.set_forkserver_preload(["benchmarks.torch_pruning_check", zoo, *SLOW_IMPORTS])
 
     def one(name: str) -> Row:
         receiving, sending = context.Pipe(duplex=False)
@@ -160,7 +162,9 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
         process.start()
         sending.close()
         try:
-            return {"name": name, **_answers(receiving, process, timeout)}
+            row = {"name": name, **_answers(receiving, process, timeout)}
+            process.join(GRACE)
+            return row
         finally:
             process.kill()
             process.join()
@@ -173,10 +177,6 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
         except BaseException:
             pool.shutdown(cancel_futures=True)  # do not begin what nobody will read
             raise
-
-
-def _loaded_for(nets: str) -> list[str]:
-    return ["tests.wirings", *(["benchmarks.zoos.torchvision_nets"] if nets == TORCHVISION else [])]
 
 
 def _work(sending: Connection, nets: str, name: str) -> None:
@@ -196,7 +196,7 @@ def _answers(receiving: Connection, process: Any, timeout: float) -> Row:
             try:
                 row |= receiving.recv() if receiving.poll(timeout) else {"error": f"no answer within {timeout:g} s"}
             except EOFError:
-                process.join()
+                process.join(GRACE)
                 row["error"] = f"the process ended with code {process.exitcode}"
         if "error" in row:
             row |= Verdict(False, None, None, row["error"]).columns(*tool)
