@@ -33,10 +33,12 @@ class Pruned:
         kept: For every parameter and buffer of floating point the numbers of the entries that are left, in the shape
             of what is left; None where pruning computed new values.
         modules: Ids of the modules with a tensor of their own in a group that was pruned; empty if none was.
+        by_hand: Modules were told the new width of a head, which may also be a factor in their forwards.
     """
 
     kept: Mapping[str, Tensor | None]
     modules: frozenset[int]
+    by_hand: bool
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
@@ -83,12 +85,11 @@ def prune(model: nn.Module, inputs: Inputs, tell_heads: bool) -> Pruned:
             if any(module is target for target in targets) or _holds(module, parameters)
         )
         group.prune()
-    if tell_heads:
-        _set_head_widths(model)
+    by_hand = tell_heads and _set_head_widths(model)
     if type(model).__name__ == "VisionTransformer" and isinstance(getattr(model, "conv_proj", None), nn.Conv2d):
         model.hidden_dim = model.conv_proj.out_channels  # its forward compares
     left = {name: _numbers(tensor, sizes.get(name, 0)) for name, tensor in _tensors(model)} if numbered else {}
-    return Pruned(left, frozenset(pruned))
+    return Pruned(left, frozenset(pruned), by_hand)
 
 
 def _writers_of_outputs(graph: Any) -> Iterator[nn.Module]:
@@ -123,14 +124,22 @@ def _projections(model: nn.Module) -> dict[nn.Module, int]:
     return found
 
 
-def _set_head_widths(model: nn.Module) -> None:
-    """Tells modules that keep the width of a head as a number what it has become, as the examples do by hand."""
+def _set_head_widths(model: nn.Module) -> bool:
+    """Tells modules that keep the width of a head as a number what it has become, as the examples do by hand.
+
+    Returns:
+        Whether any such number changed.
+    """
     projections = _projections(model)
+    changed = False
     for module in model.modules():
         for name, layer in module.named_children():
-            if layer in projections and isinstance(getattr(module, "head_dim", None), int):
-                parts = 3 if "qkv" in name else 1
-                module.head_dim = layer.out_features // (parts * projections[layer])  # type: ignore[operator, assignment]
+            before = getattr(module, "head_dim", None)
+            if layer in projections and isinstance(layer, nn.Linear) and isinstance(before, int):
+                width = layer.out_features // (projections[layer] * (3 if "qkv" in name else 1))
+                module.head_dim = width  # type: ignore[assignment]
+                changed |= width != before
+    return changed
 
 
 def _holds(module: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:

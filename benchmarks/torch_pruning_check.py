@@ -28,7 +28,8 @@ The same for both:
 - torch's layer, group and RMS norms keep their scale and shift only, since their statistics span channels and change
   with any of them; the factor ``head width ** -0.5`` of torch's attention is taken out for the same reason. Where other
   statistics span channels (``mixes``), different outputs prove nothing: the net is not judged.
-- A net is not judged either if its outputs do not depend on its inputs, or if it does not run in float64.
+- A net is not judged either if its outputs do not depend on its inputs, or if it does not run in float64; nor where
+  outputs differ after modules were told the width of a head, which some of them also scale by.
 - Share of MACs: a module counts if a tensor of its own has a dimension in a group that is pruned, or grows. MACs of
   modules without parameters (products of activations) are left out.
 """
@@ -156,6 +157,8 @@ def _pruned_verdict(
         return Verdict(True, True, share)
     if mixes:
         return Verdict(True, None, share, "not judged: statistics span channels")
+    if pruned.by_hand:
+        return Verdict(True, None, share, "not judged: the width of a head was set by hand, and may be a factor")
     return Verdict(True, False, share, f"outputs differ from the zeroed net's by {difference:.1e} of their range")
 
 

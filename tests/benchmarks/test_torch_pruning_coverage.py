@@ -54,6 +54,13 @@ def test_a_statistic_across_channels_is_not_judged() -> None:
     assert "statistics span channels" in theirs.reason
 
 
+def test_a_head_width_that_was_set_by_hand_and_scales_is_not_held_against_torch_pruning() -> None:
+    theirs, ours = verdicts("attention_separate_projections")
+    assert (theirs.works, theirs.exact) == (True, None)
+    assert "by hand" in theirs.reason
+    assert ours.exact is True
+
+
 def test_a_crash_is_told_in_the_error_s_own_words() -> None:
     theirs, ours = verdicts("literal_view")
     assert not theirs.works
