@@ -93,9 +93,13 @@ def prune(model: nn.Module, inputs: Inputs, tell_heads: bool) -> Pruned:
 
 
 def _writers_of_outputs(graph: Any) -> Iterator[nn.Module]:
-    """Layers whose output channels are, by Torch-Pruning's own graph, channels of the net's outputs."""
+    """Layers whose output channels are, by Torch-Pruning's own graph, channels of the net's outputs.
+
+    One layer of a group is enough: the pruner leaves out every group with an ignored layer among its writers.
+    """
+    visited: set[int] = set()
     for layer, node in graph.module2node.items():
-        if not isinstance(layer, nn.Module) or not isinstance(layer, _WRITERS):
+        if not isinstance(layer, _WRITERS) or id(layer) in visited:
             continue
         reached = [node]
         if node.outputs:
@@ -106,6 +110,7 @@ def _writers_of_outputs(graph: Any) -> Iterator[nn.Module]:
             except Exception:  # the pruner will meet this error itself where it has to
                 continue
             reached = [dep.target for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+            visited.update(id(one.module) for one in reached)
         if any(not one.outputs or one.type == tp.ops.OPTYPE.OUTPUT for one in reached):
             yield layer
 

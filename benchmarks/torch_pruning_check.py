@@ -97,10 +97,12 @@ class Verdict:
 
 
 def measure(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Both tools on one net: columns of its row, one tool after the other."""
+    """Both tools on one net: columns of its row, one tool after the other; raises what the net itself raises."""
     torch.manual_seed(0)
     model = subject.build()
     inputs = subject.inputs(model)
+    with _silence():
+        _outputs(copy_model(model), inputs)
     macs, macs_error = _counted(model, inputs)
     precise = _runs(copy_model(model).double(), invariants.as_double(inputs))
     yield {**prune_verdict(model, inputs, subject.mixes, precise, macs).columns(*TP), "macs_error": macs_error}

@@ -185,7 +185,7 @@ def _work(sending: Connection, nets: str, name: str) -> None:
         for columns in measure(subject(nets, name)):
             sending.send(columns)
     except Exception as error:  # the net itself cannot be built or run; the parent writes that into the row
-        sending.send({"error": brief(error)})
+        sending.send({"error": f"the net itself: {brief(error)}"})
 
 
 def _answers(receiving: Connection, process: Any, timeout: float) -> Row:
