@@ -63,7 +63,7 @@ def check_net(net: Net, folder: Path, seed: int = 0) -> Answers:
     row["input"] = [list(t.shape) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)]
     try:
         compiled = _timed("compile", seconds, lambda: compile_model(model, RATIO, example_inputs=inputs, seed=seed))
-        supernet = _timed("target", seconds, lambda: hand_over(compiled, model, seed))
+        supernet = _timed("target", seconds, lambda: hand_over(compiled, seed))
     except NetAugError as error:
         return {**row, "counted": False, "refused": f"{type(error).__name__}: {_short(error)}", "seconds": seconds}
     row |= _described(compiled, model)

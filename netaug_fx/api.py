@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from netaug_fx.elastic import is_elastic
-from netaug_fx.errors import CheckError, InputError
+from netaug_fx.errors import CheckError, InputError, TraceError
 from netaug_fx.example_inputs import checked_model, resolve_inputs
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
-from netaug_fx.passes.check import check, check_target
+from netaug_fx.passes.check import Observed, check, check_target, observe
 from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
 from netaug_fx.passes.plan import Plan, Ratio, plan
@@ -32,12 +32,14 @@ class Compiled:
         plan: Which groups grow.
         supernet: The widened copy; ``hand_over`` makes it a ``Supernet``.
         inputs: The inputs that the model was analysed on.
+        observed: What the model gave on them.
     """
 
     analysis: Analysis
     plan: Plan
     supernet: nn.Module
     inputs: Inputs
+    observed: Observed
 
 
 def augment(
@@ -88,7 +90,7 @@ def augment(
         torch.Size([1, 4, 12, 12])
     """
     compiled = compile_model(model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, seed=seed)
-    return hand_over(compiled, model, seed)
+    return hand_over(compiled, seed)
 
 
 def inspect(
@@ -144,6 +146,7 @@ def compile_model(
         )
     refuse_unsuitable(model)
     inputs = resolve_inputs(model, example_inputs)
+    observed = _observed(model, inputs)
     analysis = infer(model, inputs)
     refused: dict[Var, Reason] = {}
     for _ in range(_MOST_ROUNDS):
@@ -151,15 +154,23 @@ def compile_model(
         supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
         broken = check(supernet, analysis, chosen, inputs, seed=seed)
         if not broken:
-            return Compiled(analysis, chosen, supernet, inputs)
+            return Compiled(analysis, chosen, supernet, inputs, observed)
         refused |= broken
     raise CheckError(
         f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it"
     )
 
 
-def hand_over(compiled: Compiled, model: nn.Module, seed: int = 0) -> Supernet:
-    """Makes the widened copy a ``Supernet``, and runs its target against ``model`` for real.
+def _observed(model: nn.Module, inputs: Inputs) -> Observed:
+    try:
+        return observe(model, inputs)
+    except TraceError:
+        infer(model, inputs)  # fails too as a rule, and knows the module
+        raise
+
+
+def hand_over(compiled: Compiled, seed: int = 0) -> Supernet:
+    """Makes the widened copy a ``Supernet``, and holds its target against the model, for real.
 
     Raises:
         CheckError: the target differs from the model in a single bit.
@@ -167,5 +178,5 @@ def hand_over(compiled: Compiled, model: nn.Module, seed: int = 0) -> Supernet:
     supernet = compiled.supernet
     assert isinstance(supernet, Supernet)
     install(supernet, compiled.plan.groups, compiled.plan.pins, seed)
-    check_target(supernet, model, compiled.inputs)
+    check_target(supernet, compiled.observed, compiled.inputs)
     return supernet

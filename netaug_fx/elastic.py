@@ -150,7 +150,7 @@ def _current(module: nn.Module, name: str) -> Any:
         return active.scratch[tensor.full_name]
     active.assembling = True
     try:
-        if active.shapes_only:
+        if active.shapes_only and tensor.dims:
             result = base.new_empty(shape(tensor.layouts, active.widths))
         elif tensor.dims:
             blocks = [registered[extra] for extra in tensor.extras]

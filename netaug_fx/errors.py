@@ -16,6 +16,10 @@ class TraceError(NetAugError):
     """A model could not be run for analysis; the message names the module and the cause."""
 
 
+class BranchError(NetAugError):
+    """In an augmented pass, a forward would go another way than on the example inputs that were analysed."""
+
+
 class PlanError(NetAugError):
     """The model was analysed, but nothing in it can be widened (or nothing was left after ``pin``)."""
 

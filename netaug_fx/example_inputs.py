@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netaug_fx.errors import InputError
-from netaug_fx.passes.infer import Inputs, dry_run
+from netaug_fx.passes.infer import Inputs
+from netaug_fx.passes.running import dry_run
 
 _COMMON_SIZES = {1: (64, 256, 1024), 2: (64, 224, 32, 28, 8, 299), 3: (16, 32, 64)}
 

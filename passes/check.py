@@ -3,7 +3,8 @@
 In: the supernet, its ``Analysis`` and ``Plan``. Out: the variables that break something, with reasons (to be refused by
 the next plan); none if all is well. The supernet runs on fake tensors at several widths, and every operator's shapes
 are compared with the types' prediction; operators that only move elements are run on integer labels besides, so that
-the moved labels, not index code, tell where the original's channels sit. ``check_target`` runs the target for real.
+the moved labels, not index code, tell where the original's channels sit. ``check_target`` holds the target, for
+real, against what was ``observe``d of the model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -239,32 +241,58 @@ def _in_module(path: str, analysis: Analysis, plan: Plan) -> set[Var]:
 # -- the target, for real --------------------------------------------------------------------------
 
 
-def check_target(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
-    """Runs the target and the model on the same input, in both training modes.
+@dataclass(frozen=True)
+class Observed:
+    """What a model gives for real, by training mode: its outputs, and its buffers after them."""
+
+    outputs: Mapping[bool, list[Tensor]]
+    buffers: Mapping[bool, dict[str, Tensor]]
+
+
+def observe(model: nn.Module, inputs: Inputs) -> Observed:
+    """Runs a copy of the model on real tensors, in evaluation and in training mode.
+
+    To be done before anything runs on fake tensors: functions that remember their results for the whole process
+    (``functools.lru_cache``) would otherwise remember fake ones.
 
     Raises:
-        TraceError: the model itself does not run; fake tensors let pass some of what real ones do not (mixed dtypes).
-        CheckError: an output or a buffer differs in a single bit.
+        TraceError: the model does not run; fake tensors let pass some of what real ones do not (mixed dtypes).
     """
-    ours, theirs = copy_model(supernet), copy_model(model)
+    copied = copy_model(model)
+    outputs, buffers = {}, {}
     for training in (False, True):
-        mode = "training" if training else "evaluation"
         try:
-            expected = _outputs(theirs, inputs, training)
+            outputs[training] = _outputs(copied, inputs, training)
         except Exception as error:  # the user's code may fail in any way
             raise TraceError(
-                f"the model does not run on the example inputs in {mode} mode: {type(error).__name__}: {error}. "
-                "Check the shape, dtype and device of example_inputs"
+                f"the model does not run on the example inputs in {_mode(training)} mode: "
+                f"{type(error).__name__}: {error}. Check the shape, dtype and device of example_inputs"
             ) from error
-        got = _outputs(ours, inputs, training)
+        named = copied.named_buffers(remove_duplicate=False)
+        buffers[training] = {name: buffer.detach().clone() for name, buffer in named}
+    return Observed(outputs, buffers)
+
+
+def check_target(supernet: nn.Module, observed: Observed, inputs: Inputs) -> None:
+    """Runs the target on the inputs that the model was observed on, in both training modes.
+
+    Raises:
+        CheckError: an output or a buffer differs in a single bit.
+    """
+    copied = copy_model(supernet)
+    for training in (False, True):
+        got, expected = _outputs(copied, inputs, training), observed.outputs[training]
+        differs = f"in {_mode(training)} mode differ from those of {type(supernet).__name__}"
         if len(got) != len(expected) or not _equal(got, expected):
-            raise CheckError(f"the target's output in {mode} mode differs from that of {type(model).__name__}")
-        own = dict(ours.named_buffers(remove_duplicate=False))
-        named = dict(theirs.named_buffers(remove_duplicate=False))
-        if not _equal((own[name] for name in named), named.values()):
-            raise CheckError(
-                f"the target's buffers after a pass in {mode} mode differ from those of {type(model).__name__}"
-            )
+            raise CheckError(f"the target's outputs {differs}")
+        own = dict(copied.named_buffers(remove_duplicate=False))
+        buffers = observed.buffers[training]
+        if not _equal((own[name] for name in buffers), buffers.values()):
+            raise CheckError(f"the target's buffers after a pass {differs}")
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
 
 
 def _outputs(net: nn.Module, inputs: Inputs, training: bool) -> list[Tensor]:

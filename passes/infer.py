@@ -24,12 +24,11 @@ from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.passes.leaves import leaves_followed
 from netaug_fx.passes.recorder import OpRecord
-from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, tie_repeated_calls
+from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, prepare_
 from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
 from netaug_fx.passes.source_scan import names_used
-from netaug_fx.passes.trace import ForwardTrace, is_traced, same_code, trace
+from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, same_code, trace
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of the model's forward."""
@@ -98,22 +97,6 @@ def infer(model: nn.Module, inputs: Inputs) -> Analysis:
         return _Inference(model, inputs, fake=False).run()
 
 
-def dry_run(model: nn.Module, inputs: Inputs) -> None:
-    """Runs a copy of ``model`` on fake tensors in evaluation mode; raises whatever its forward raises."""
-    inference = _Inference(model, inputs, fake=True)
-    inference.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    inference.copy = inference._copy_model()
-    with (
-        mode_of(inference.copy, False),
-        neutral(fast_paths=False),
-        quiet(),
-        leaves_followed(inference.copy),
-        inference.fake_mode,
-    ):
-        args, kwargs = pytree.tree_map_only(Tensor, inference._as_input, inputs)
-        inference.copy(*args, **kwargs)
-
-
 def refuse_unsuitable(model: nn.Module) -> None:
     """Lets pass only models whose forward is Python and whose parameters exist.
 
@@ -149,6 +132,7 @@ class _Inference:
     opaque: dict[str, str] = field(default_factory=dict)
     fills_caches: bool = False
     forwards: dict[str, TracedForward] = field(default_factory=dict)
+    seen: dict[bool, recorder.RuleMode] = field(default_factory=dict)
 
     def run(self) -> Analysis:
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if self.fake else None
@@ -156,10 +140,11 @@ class _Inference:
         self.attributes = {path: integer_attributes(module) for path, module in self.copy.named_modules()}
         tensors = self._type_tensors()
         before, buffers = _attributes(self.copy), dict(self.copy.named_buffers())
-        operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
-        if _attributes(self.copy) != before:  # the first call filled a cache: record calls as they are from now on
-            self.fills_caches = True
-            operators = {training: tuple(self._run_once(training, {})) for training in (False, True)}
+        operators = self._run_both()
+        filled = any(buffer is not buffers.get(name) for name, buffer in self.copy.named_buffers())
+        if filled or _attributes(self.copy) != before:  # perhaps a cache: record calls as they are from now on
+            first, operators = operators, self._run_both()
+            self.fills_caches = any(_names(first[mode]) != _names(operators[mode]) for mode in (False, True))
         replaced = (name for name, buffer in self.copy.named_buffers() if buffer is not buffers.get(name))
         self.context.mutated.update(name for name in replaced if name in tensors)
         self._trace_forwards()
@@ -167,7 +152,7 @@ class _Inference:
             continue
         for forward in self.forwards.values():
             for graph in forward.graphs.values():
-                tie_repeated_calls(graph)
+                prepare_(graph)
         return Analysis(
             tensors=tensors,
             owners=self.owners,
@@ -218,7 +203,12 @@ class _Inference:
 
     # -- running -----------------------------------------------------------------------------------
 
-    def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> list[OpRecord]:
+    def _run_both(self) -> dict[bool, tuple[OpRecord, ...]]:
+        """One forward in each training mode; what each module was called with and gave is kept in ``self.seen``."""
+        self.seen = {training: self._run_once(training, {}) for training in (False, True)}
+        return {training: tuple(mode.records) for training, mode in self.seen.items()}
+
+    def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> recorder.RuleMode:
         """One forward under the rules; forwards named in ``replaced`` are run from their graphs."""
         mode = recorder.RuleMode(self.context, self.integers, self.attributes)
         with ExitStack() as stack:
@@ -237,7 +227,7 @@ class _Inference:
                     raise _TraceFailed(mode.failed_in(error), error) from error
                 raise TraceError(_failure(mode.failed_in(error), training, error)) from error
         self._pin_outputs(output)
-        return mode.records
+        return mode
 
     def _as_input(self, tensor: Tensor) -> Tensor:
         if self.fake_mode is not None:
@@ -259,10 +249,11 @@ class _Inference:
         traces: dict[str, dict[bool, ForwardTrace]] = {}
         used = {path: names_used(module) for path, module in self.copy.named_modules() if is_traced(module)}
         for training in (False, True):
-            with neutral(), mode_of(self.copy, training):
+            with neutral(fast_paths=False), quiet(), mode_of(self.copy, training), self.fake_mode or nullcontext():
                 for path, names in used.items():
                     if may_carry_sizes(names):
-                        traces.setdefault(path, {})[training] = trace(self.copy.get_submodule(path))
+                        call = self.seen[training].calls.get(path)
+                        traces.setdefault(path, {})[training] = trace(self.copy.get_submodule(path), call)
         for path, found in traces.items():
             graphs = {training: each.graph for training, each in found.items() if each.graph is not None}
             if len(graphs) < 2:
@@ -282,12 +273,14 @@ class _Inference:
                 for path, forward in self.forwards.items()
             }
             try:
-                records = self._run_once(training, replaced)
+                mode = self._run_once(training, replaced)
             except _TraceFailed as failed:
                 path = failed.path if failed.path in self.forwards else self._enclosing(failed.path)
-                self._drop(path, f"its traced graph does not run: {type(failed.error).__name__}: {failed.error}")
+                self._drop(path, f"its traced graph does not run: {first_line(failed.error)}")
                 return False
-            wrong = _modules_that_differ(operators[training], records)
+            wrong = _modules_that_differ(operators[training], mode.records)
+            expected = self.seen[training].results
+            wrong |= {path for path in self.forwards if mode.results.get(path) != expected.get(path)}
             if dropped := [path for path in self.forwards if path in wrong]:
                 for path in dropped:
                     self._drop(path, "its traced graph issues other operators than its forward")
@@ -327,6 +320,10 @@ def _failure(path: str, training: bool, error: Exception) -> str:
         "Check the shape, dtype and device of example_inputs; a module that cannot run on fake tensors (it calls "
         "NumPy, say) needs a leaf rule with fake=, see docs/extending.md"
     )
+
+
+def _names(records: tuple[OpRecord, ...]) -> list[str]:
+    return [record.op for record in records]
 
 
 def _modules_that_differ(a: tuple[OpRecord, ...], b: list[OpRecord]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
@@ -21,6 +22,7 @@ from netaug_fx.passes.channels import Fixed, Mismatch, Type
 from netaug_fx.passes.context import Context, Dims, Refusal
 from netaug_fx.passes.leaves import LeafCall, Removable, follow_leaves, location_of
 from netaug_fx.passes.rules import LeafRule, ModuleRule, RuleResult, bind, lookup, lookup_module, tensor_leaves
+from netaug_fx.passes.tracer import Call
 
 _OWN_FOLDERS = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep
@@ -97,6 +99,8 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attributes = attributes
         self.records: list[OpRecord] = []
         self.path: list[str] = [""]
+        self.calls: dict[str, Call] = {}
+        self.results: dict[str, Any] = {}
         self.node: fx.Node | None = None
         self.node_notes: dict[str, Type] = {}
         self.in_leaf = False
@@ -255,7 +259,8 @@ def _own(file: str) -> bool:
 
 
 def follow_modules(model: nn.Module, mode: RuleMode) -> list[Removable]:
-    """Hooks that keep ``mode.path`` at the path of the running module and apply module rules.
+    """Hooks that keep ``mode.path`` at the path of the running module, keep the arguments of its first call and the
+    classes in its result, and apply module rules.
 
     Returns:
         The hooks' handles, to be removed by the caller.
@@ -263,19 +268,32 @@ def follow_modules(model: nn.Module, mode: RuleMode) -> list[Removable]:
     handles: list[Removable] = [*follow_leaves(model, mode)]  # first, so that leaves are left before their path is
     for path, module in model.named_modules():
 
-        def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+        def enter(_module: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
             mode.path.append(path)
+            mode.calls.setdefault(path, pytree.tree_map(lambda leaf: leaf, (args, kwargs)))
 
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
             if (module_rule := lookup_module(module)) is not None:
                 mode.apply_module_rule(module_rule, module, args, kwargs, output)
+            mode.results.setdefault(path, _skeleton(output))
             # an exception that the user's code caught left deeper paths behind
             while len(mode.path) > 1 and mode.path.pop() != path:
                 continue
 
-        handles.append(module.register_forward_pre_hook(enter, prepend=True))
+        handles.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, with_kwargs=True))
     return handles
+
+
+def _skeleton(value: Any) -> Any:
+    """The classes that a result is made of, without its tensors."""
+    if isinstance(value, Mapping):
+        return type(value), {key: _skeleton(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value), [_skeleton(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return type(value), [_skeleton(getattr(value, each.name)) for each in dataclasses.fields(value)]
+    return Tensor if isinstance(value, Tensor) else type(value)
 
 
 def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Callable[..., Any]]:
@@ -286,13 +304,9 @@ def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Call
         def forward(*args: Any, **kwargs: Any) -> Any:
             if mode.in_leaf:
                 return type(module).forward(module, *args, **kwargs)
-            given = signature.bind(*args, **kwargs).arguments
-            values = [
-                given[str(node.target)] if node.target in given else node.args[0]
-                for node in graph.nodes
-                if node.op == "placeholder"
-            ]
-            return _Recording(module, graph, mode).run(*values)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            return _Recording(module, graph, mode, given.arguments).run()
 
         return forward
 
@@ -300,9 +314,14 @@ def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Call
 
 
 class _Recording(fx.Interpreter):
-    def __init__(self, module: nn.Module, graph: fx.Graph, mode: RuleMode) -> None:
+    def __init__(self, module: nn.Module, graph: fx.Graph, mode: RuleMode, given: Mapping[str, Any]) -> None:
         super().__init__(module, graph=graph)
         self.mode = mode
+        self.given = given
+
+    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An argument of the forward, by its name."""
+        return self.given[str(target).lstrip("*")]
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and records the types of what it gave."""

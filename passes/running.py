@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from netaug_fx.passes.copying import copy_model
 
 
 @contextmanager
@@ -51,6 +54,13 @@ def neutral(*, fast_paths: bool = True) -> Iterator[None]:
         finally:
             random.setstate(state)
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def dry_run(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Runs a copy of ``model`` in evaluation mode; raises whatever its forward raises."""
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    with neutral():
+        copy_model(model).eval()(*args, **kwargs)
 
 
 def output_tensors(output: Any) -> list[Tensor]:

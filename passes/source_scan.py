@@ -15,14 +15,13 @@ from typing import Any
 from torch import nn
 
 SLICE = "[:]"
-STORES_ATTRIBUTE = ".="
-"""Stand-ins for what has no name of its own: a slice, and an assignment to an attribute."""
+"""Stands in for what has no name of its own: a slice."""
 
 _known: dict[CodeType, frozenset[str]] = {}
 
 
 def names_used(module: nn.Module) -> frozenset[str]:
-    """All names that ``module.forward`` and what it calls in Python use, with ``SLICE`` and ``STORES_ATTRIBUTE``."""
+    """All names that ``module.forward`` and what it calls in Python use, and ``SLICE``."""
     found: set[str] = set()
     seen: set[CodeType] = set()
     stack: list[Callable[..., Any]] = [module.forward]
@@ -44,8 +43,6 @@ def _names_in(code: CodeType) -> frozenset[str]:
         for step in dis.get_instructions(code):
             if step.opname in ("BUILD_SLICE", "BINARY_SLICE", "STORE_SLICE"):
                 names.add(SLICE)
-            if step.opname == "STORE_ATTR":
-                names.add(STORES_ATTRIBUTE)
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 names |= _names_in(constant)

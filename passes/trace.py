@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,42 +16,11 @@ import torch
 from torch import fx, nn
 
 from netaug_fx.passes.rules import lookup_leaf
-from netaug_fx.passes.source_scan import STORES_ATTRIBUTE, names_used
+from netaug_fx.passes.tracer import Call, OwnForward, drop_assertions
 
 # Containers and wrappers of torch.nn that pass sizes on from their attributes; all others hold no width-bearing
 # integers but those that `elastic.INTEGER_ATTRIBUTES` follows, and stay untouched.
 _TRACED_TORCH_CLASSES = (nn.Unflatten, nn.Flatten)
-
-_FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "eye", "tensor", "as_tensor")
-
-
-class _OwnForward(fx.Tracer):
-    """Records one module's forward; every child call is a node of its own."""
-
-    proxy_buffer_attributes = True  # so that a buffer can be sliced by a size
-
-    def __init__(self) -> None:
-        super().__init__(param_shapes_constant=False)
-        self.record_stack_traces = True
-
-    @contextmanager
-    def recording_factories(self) -> Iterator[None]:
-        """Tensors made in the forward become nodes too; torch.fx would fail on them or keep them as constants."""
-        originals = {name: getattr(torch, name) for name in _FACTORIES}
-
-        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda *args, **kwargs: self.create_proxy("call_function", function, args, kwargs)
-
-        for name, function in originals.items():
-            setattr(torch, name, recorded(function))
-        try:
-            yield
-        finally:
-            for name, function in originals.items():
-                setattr(torch, name, function)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -71,8 +38,12 @@ def is_traced(module: nn.Module) -> bool:
     return not type(module).__module__.startswith("torch.nn.") or isinstance(module, _TRACED_TORCH_CLASSES)
 
 
-def trace(module: nn.Module) -> ForwardTrace:
+def trace(module: nn.Module, call: Call | None = None) -> ForwardTrace:
     """Traces ``module.forward`` in the module's present training mode.
+
+    Args:
+        module: The module; attributes that its forward assigns are put back.
+        call: Arguments of one call, from which questions of control flow are answered; the module may be run on them.
 
     Returns:
         The graph, whose ``call_module`` nodes are the children's calls and whose ``get_attr`` nodes are parameters
@@ -80,24 +51,46 @@ def trace(module: nn.Module) -> ForwardTrace:
     """
     if isinstance(module, fx.GraphModule):
         return ForwardTrace(_copy_graph(module.graph))
-    if STORES_ATTRIBUTE in names_used(module):
-        return ForwardTrace(None, "it assigns attributes, which a graph would not repeat")
+    state, attributes = random.getstate(), _attributes(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = random.getstate()
         try:
-            tracer = _OwnForward()
+            tracer = OwnForward(call)
             with tracer.recording_factories():
                 graph = tracer.trace(module)
         except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
-            return ForwardTrace(None, f"torch.fx cannot follow it: {type(error).__name__}: {_first_line(error)}")
-    if random.getstate() != before:
-        return ForwardTrace(None, "its forward draws from Python's random module, which a graph would freeze")
+            return ForwardTrace(None, f"torch.fx cannot follow it: {first_line(error)}")
+        finally:
+            assigns = _put_back(module, attributes)
+    return ForwardTrace(None, why) if (why := _refused(graph, state, assigns)) else ForwardTrace(graph)
+
+
+def _refused(graph: fx.Graph, state: object, assigns: bool) -> str:
+    """Why a graph would not do what its forward does, if so; assertions are taken out on the way."""
+    if assigns:
+        return "it assigns attributes, which a graph would not repeat"
+    if random.getstate() != state:
+        return "its forward draws from Python's random module, which a graph would freeze"
     if any(node.op == "get_attr" and str(node.target).startswith("_tensor_constant") for node in graph.nodes):
-        return ForwardTrace(None, "its forward makes constant tensors that a graph would freeze")
-    if any(node.op == "placeholder" and str(node.target).startswith("*") for node in graph.nodes):
-        return ForwardTrace(None, "its forward takes a variable number of arguments")
-    return ForwardTrace(graph)
+        return "its forward makes constant tensors that a graph would freeze"
+    drop_assertions(graph)
+    return ""
+
+
+def _attributes(module: nn.Module) -> list[tuple[dict[str, object], dict[str, object]]]:
+    tables = [module.__dict__, module._parameters, module._buffers, module._modules]
+    return [(table, dict(table)) for table in tables]
+
+
+def _put_back(module: nn.Module, attributes: list[tuple[dict[str, object], dict[str, object]]]) -> bool:
+    """Undoes what a trace assigned to the module; returns whether there was anything."""
+    changed = False
+    for table, before in attributes:
+        if table.keys() != before.keys() or any(table[name] is not value for name, value in before.items()):
+            changed = True
+            table.clear()
+            table.update(before)
+    return changed
 
 
 def _copy_graph(graph: fx.Graph) -> fx.Graph:
@@ -107,8 +100,9 @@ def _copy_graph(graph: fx.Graph) -> fx.Graph:
     return copy
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+def first_line(error: BaseException) -> str:
+    """An error in one line: its class and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def same_code(a: fx.Graph, b: fx.Graph) -> bool:

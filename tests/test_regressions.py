@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import random
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netaug_fx
+from netaug_fx.errors import BranchError
 from netaug_fx.passes.infer import infer
 from netaug_fx.passes.macs import count
 from netaug_fx.supernet import control
@@ -241,11 +243,11 @@ class ScaledByWidth(nn.Module):
         return self.head(self.mix(x * x.shape[1] ** -0.5).mean((2, 3)))
 
 
-def test_a_width_used_as_a_number_pins() -> None:
-    supernet = augmented(ScaledByWidth(), torch.randn(2, 3, 4, 4))
-    assert not grows(supernet, "stem.weight")
-    assert "when channels are added" in reasons(supernet, "stem.weight")
-    assert grows(supernet, "mix.weight")
+def test_a_width_used_as_a_number_stays_the_targets() -> None:
+    inputs = torch.randn(2, 3, 4, 4)
+    supernet = augmented(ScaledByWidth(), inputs)
+    assert grows(supernet, "stem.weight")
+    invariants.assert_zeroed_extras_give_the_target(supernet, ((inputs,), {}))
 
 
 class OwnNorm(nn.Module):
@@ -407,3 +409,101 @@ def test_counting_takes_outputs_that_are_expanded_parameters() -> None:
             return self.head(x), self.log_std.expand(x.shape[0], -1)
 
     assert count(ActorCritic(), torch.randn(1, 4)).macs == 8
+
+
+@functools.lru_cache
+def numbered(count: int) -> Tensor:
+    return torch.arange(count).view(-1, 1) + 0
+
+
+class RemembersForTheProcess(nn.Module):
+    """Calls a function whose results are kept for the whole process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) + numbered(x.shape[1]).float()
+
+
+def test_results_kept_for_the_process_are_real_ones() -> None:
+    numbered.cache_clear()
+    model, x = RemembersForTheProcess(), torch.randn(2, 5, 3)
+    netaug_fx.inspect(model, example_inputs=x)
+    assert type(model(x)) is Tensor
+    assert type(numbered(5)) is Tensor
+
+
+class SizesAsOneTuple(nn.Module):
+    """Puts a shape together from a tuple and a literal, as GPT-2 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(3, 6)), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = (x.view(-1, x.size(-1)) @ self.weight).view(x.size()[:-1] + (6,))  # noqa: RUF005
+        return self.head(hidden)
+
+
+def test_sizes_put_together_from_tuples_follow_the_widths() -> None:
+    x = torch.randn(2, 5, 3)
+    supernet = augmented(SizesAsOneTuple(), x)
+    assert grows(supernet, "weight")
+    invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
+    with netaug_fx.supernet.Supernet.augmented(supernet):
+        assert supernet(torch.randn(3, 4, 3)).shape == (3, 4, 2), "other inputs than the example's"
+
+
+class GuardsItsWidth(nn.Module):
+    """Refuses other widths than it was made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.width = nn.Linear(3, 6), nn.Linear(6, 2), 6
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.a(x)
+        if x.shape[-1] != self.width:
+            raise ValueError(f"expected {self.width} channels")
+        return self.b(x if mask is None else x * mask)
+
+
+def test_a_guard_on_a_width_lets_wider_nets_pass() -> None:
+    x = torch.randn(2, 5, 3)
+    supernet = augmented(GuardsItsWidth(), x)
+    assert grows(supernet, "a.weight")
+    invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
+
+
+def test_an_argument_that_the_example_left_out_is_refused_in_a_wider_net_alone() -> None:
+    x, mask = torch.randn(2, 5, 3), torch.ones(2, 5, 1)
+    model = GuardsItsWidth()
+    supernet = augmented(model, x)
+    assert torch.equal(supernet(x, mask), model(x, mask))
+    with pytest.raises(BranchError, match="argument 'mask'"), supernet.augmented():
+        supernet(x, mask)
+
+
+class CachesInABuffer(nn.Module):
+    """Keeps positions in a buffer of no elements until they are first asked for, as ConViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.register_buffer("positions", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.positions.shape[0] != x.shape[1]:
+            self.positions = torch.linspace(0, 1, x.shape[1])[:, None].to(x.dtype)
+        return self.b(self.a(x)) + self.positions
+
+
+def test_a_cache_in_a_buffer_is_no_hindrance() -> None:
+    x = torch.randn(2, 5, 3)
+    supernet = augmented(CachesInABuffer(), x)
+    assert grows(supernet, "a.weight")
+    invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
+    with supernet.augmented():
+        assert supernet(x).shape == (2, 5, 2)

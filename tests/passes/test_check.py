@@ -13,7 +13,7 @@ import netaug_fx
 from netaug_fx.errors import CheckError, PlanError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Concat, Product, Reason, Var
-from netaug_fx.passes.check import check, check_target
+from netaug_fx.passes.check import check, check_target, observe
 from netaug_fx.passes.context import Context, Dims
 from netaug_fx.passes.infer import infer
 from netaug_fx.passes.plan import Plan, plan
@@ -220,19 +220,19 @@ def test_the_check_leaves_the_supernet_as_it_was() -> None:
 def test_a_target_with_another_weight_is_refused() -> None:
     model = Joins()
     supernet = netaug_fx.augment(model, 2, example_inputs=INPUTS[0])
-    check_target(supernet, model, INPUTS)
+    check_target(supernet, observe(model, INPUTS), INPUTS)
     with torch.no_grad():
         supernet.mix.bias[0] += 1e-6  # type: ignore[attr-defined]
-    with pytest.raises(CheckError, match="the target's output in evaluation mode differs from that of Joins"):
-        check_target(supernet, model, INPUTS)
+    with pytest.raises(CheckError, match="the target's outputs in evaluation mode differ from those of Joins"):
+        check_target(supernet, observe(model, INPUTS), INPUTS)
 
 
 def test_a_target_that_differs_in_training_only_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
     supernet = netaug_fx.augment(model, 2, example_inputs=INPUTS[0])
     supernet[1].p = 0.25  # type: ignore[index]
-    with pytest.raises(CheckError, match="the target's output in training mode differs"):
-        check_target(supernet, model, INPUTS)
+    with pytest.raises(CheckError, match="the target's outputs in training mode differ"):
+        check_target(supernet, observe(model, INPUTS), INPUTS)
 
 
 def test_a_target_that_keeps_other_statistics_is_refused() -> None:
@@ -240,7 +240,7 @@ def test_a_target_that_keeps_other_statistics_is_refused() -> None:
     supernet = netaug_fx.augment(model, 2, example_inputs=INPUTS[0])
     supernet[1].momentum = 0.2  # type: ignore[index]
     with pytest.raises(CheckError, match="the target's buffers after a pass in training mode differ from those of Seq"):
-        check_target(supernet, model, INPUTS)
+        check_target(supernet, observe(model, INPUTS), INPUTS)
 
 
 def test_a_target_that_is_not_a_number_in_the_same_places_is_accepted() -> None:

@@ -177,13 +177,15 @@ def test_forwards_with_sizes_are_traced_and_others_left_alone() -> None:
 
     class Opaque(nn.Module):
         def forward(self, data: Tensor, *rest: Tensor) -> Tensor:
-            return torch.cat([data.view(2, 6, -1).flatten(1), *rest], 1)
+            total = sum(float(row.mean()) for row in data)
+            return torch.cat([data.view(2, 6, -1).flatten(1), *rest], 1) * total
 
     model = nn.Sequential(nn.Conv2d(3, 6, 3), Literal(), Opaque(), nn.Linear(24, 2))
     analysis = analysed(model, IMAGE)
     assert "1" in analysis.forwards
     assert not analysis.forwards["1"].depends_on_mode
     assert "torch.fx cannot follow it: TraceError: Proxy object cannot be iterated" in analysis.opaque["2"]
+    assert "2" not in analysis.forwards
     assert "3" not in analysis.forwards
 
 
