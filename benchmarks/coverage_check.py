@@ -155,6 +155,9 @@ def _maps(compiled: Compiled, supernet: Supernet, inputs: Inputs) -> str:
     blocks = list(invariants.contracted_blocks(net))
     drawn = [block.detach().clone() for block in blocks]
     invariants.zero_extra_to_target_(net)
+    if compiled.analysis.fills_caches:  # recorded were the operators of later calls
+        with torch.no_grad():
+            invariants.run(net, inputs)
     expected = _outputs(compiled, net, inputs, None)
     if not all(torch.isfinite(t).all() for t in expected if t.is_floating_point()):
         return "the target's own outputs are not finite"

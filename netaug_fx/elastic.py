@@ -108,6 +108,7 @@ class ModuleState:
     integers: dict[str, Layout | tuple[Layout, ...]]
     sizes: tuple[Layout, ...] = ()
     forwards: dict[bool, ForwardSource] = field(default_factory=dict)
+    own_forward: Callable[..., Any] | None = None  # where the instance chose its forward (``self.forward = ...``)
 
     def __post_init__(self) -> None:
         self._compiled: dict[bool, Callable[..., Any]] = {}
@@ -117,7 +118,8 @@ class ModuleState:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleState:
         # all but the active widths is immutable, and shared
-        return ModuleState(copy.deepcopy(self.active, memo), self.tensors, self.integers, self.sizes, self.forwards)
+        active, own = copy.deepcopy(self.active, memo), copy.deepcopy(self.own_forward, memo)
+        return ModuleState(active, self.tensors, self.integers, self.sizes, self.forwards, own)
 
     def size(self, index: int) -> int:
         """The size that a rewritten forward asks for, at the active widths."""
@@ -274,8 +276,9 @@ def _make_class(
         @functools.wraps(base.forward)
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             state: ModuleState = self.__dict__[STATE]
+            own = state.own_forward
             if state.active.widths is None:
-                return base.forward(self, *args, **kwargs)
+                return base.forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
             return state.forward(self.training)(self, *args, **kwargs)
 
         forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ supernet is not changed.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -57,6 +58,8 @@ def _extras(state: ModuleState) -> list[str]:
 def _restore_(module: nn.Module, state: ModuleState) -> None:
     module.__class__ = base_class(type(module))
     del module.__dict__[STATE]
+    if isinstance(state.own_forward, MethodType):
+        module.__dict__["forward"] = MethodType(state.own_forward.__func__, module)
     for name in _extras(state):
         module._parameters.pop(name, None)
         module._buffers.pop(name, None)

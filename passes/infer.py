@@ -346,14 +346,18 @@ def _watched(
 ) -> Iterator[None]:
     """Tells ``mode`` which module runs, puts in graphs for forwards, sets the training mode; undone at the end."""
     handles = recorder.follow_modules(model, mode)
+    modules = {path: model.get_submodule(path) for path in replaced}
+    own = {path: module.__dict__["forward"] for path, module in modules.items() if "forward" in module.__dict__}
     for path, function in replaced.items():
-        model.get_submodule(path).__dict__["forward"] = function(mode)
+        modules[path].__dict__["forward"] = function(mode)
     try:
         with mode_of(model, training):
             yield
     finally:
-        for path in replaced:
-            del model.get_submodule(path).__dict__["forward"]
+        for path, module in modules.items():
+            del module.__dict__["forward"]
+            if path in own:
+                module.__dict__["forward"] = own[path]
         for handle in handles:
             handle.remove()
 

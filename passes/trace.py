@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import warnings
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def trace(module: nn.Module, call: Call | None = None) -> ForwardTrace:
         warnings.simplefilter("ignore")
         try:
             tracer = OwnForward(call)
+            tracer.traced_func_name = _name_of_forward(module)
             with tracer.recording_factories():
                 graph = tracer.trace(module)
         except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
@@ -63,6 +65,12 @@ def trace(module: nn.Module, call: Call | None = None) -> ForwardTrace:
         finally:
             assigns = _put_back(module, attributes)
     return ForwardTrace(None, why) if (why := _refused(graph, state, assigns)) else ForwardTrace(graph)
+
+
+def _name_of_forward(module: nn.Module) -> str:
+    """The method that is called: some modules choose one of several when they are built (``self.forward = ...``)."""
+    own = module.__dict__.get("forward")
+    return own.__func__.__name__ if isinstance(own, MethodType) and own.__self__ is module else "forward"
 
 
 def _refused(graph: fx.Graph, state: object, assigns: bool) -> str:

@@ -223,6 +223,20 @@ _UNKNOWN = _Unknown()
 
 
 class _Proxy(Proxy):
+    """Has a length, and is written into by ``+=`` and its like, as a tensor is."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
     def __len__(self) -> int:
         tracer = self.tracer
         assert isinstance(tracer, OwnForward)

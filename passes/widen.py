@@ -68,7 +68,8 @@ class _Widening:
         keeps_statistics = any(tensor.kind == STATISTIC for tensor in tensors.values())
         if keeps_statistics and "track_running_stats" in module.__dict__:
             follows.add("track_running_stats")
-        module.__dict__[STATE] = ModuleState(self.active, tensors, integers, sizes, forwards)
+        own_forward = module.__dict__.pop("forward", None) if forwards else None
+        module.__dict__[STATE] = ModuleState(self.active, tensors, integers, sizes, forwards, own_forward)
         module.__class__ = elastic_class(type(module), frozenset(tensors), frozenset(follows), bool(forwards), mixin)
 
     def _layout(self, t: Type) -> Layout:

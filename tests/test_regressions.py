@@ -507,3 +507,52 @@ def test_a_cache_in_a_buffer_is_no_hindrance() -> None:
     invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
     with supernet.augmented():
         assert supernet(x).shape == (2, 5, 2)
+
+
+class ChoosesItsForward(nn.Module):
+    """Chooses one of its methods when it is built, as FasterNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.forward = self.on_a_part
+
+    def on_a_part(self, x: Tensor) -> Tensor:
+        first, rest = x.split([4, 8], 1)
+        return torch.cat([self.conv(first), rest], 1)
+
+
+def test_a_forward_chosen_by_the_instance_is_rewritten_and_given_back() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), ChoosesItsForward(), nn.ReLU(), nn.Conv2d(12, 5, 1))
+    inputs = ((torch.randn(2, 3, 6, 6),), {})
+    supernet = netaug_fx.augment(model, example_inputs=inputs[0])
+    assert grows(supernet, "1.conv.weight")
+    for net in (supernet, copy.deepcopy(supernet)):
+        invariants.assert_target_is_the_model(net, model, inputs)
+        invariants.assert_zeroed_extras_give_the_target(net, inputs)
+        invariants.assert_extract_restores(net, model, inputs)
+    tiny = netaug_fx.extract(supernet)
+    assert tiny[1].forward.__self__ is tiny[1]
+
+
+class WritesInPlace(nn.Module):
+    """Adds and divides in place, next to a literal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).view(-1, 2, 3)
+        x += 1.0
+        x /= 2.0
+        x *= 3.0
+        x -= 0.5
+        return self.b(x.view(-1, 6))
+
+
+def test_writing_in_place_is_followed() -> None:
+    x = torch.randn(4, 3)
+    supernet = augmented(WritesInPlace(), x)
+    assert grows(supernet, "a.weight")
+    invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
