@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if row["versions"] == stamp and not options.again and (row["counted"] or not options.retry)
         }
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmarks.coverage_check", f"benchmarks.zoos.{options.zoo}_nets"])
+        context.set_forkserver_preload(["benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"])
         run_all(
             [net for net in nets if net[0] not in done],
             lambda name, family: run_net(options.zoo, name, family, seconds=options.seconds, memory=options.memory),

@@ -47,7 +47,7 @@ class _Disagreement(Exception):
 
 
 def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *, seed: int = 0) -> dict[Var, Reason]:
-    """Runs the supernet on fake tensors at the widest in training mode and at random widths in evaluation mode.
+    """Runs the supernet on fake tensors at random widths in evaluation mode and at the widest in training mode.
 
     Returns:
         Variables that must stay as they are, with reasons; empty if every operator agrees with the prediction.
@@ -85,7 +85,7 @@ class _Checking:
             with neutral(fast_paths=False), self.fake_mode or nullcontext(), leaves_followed(self.running):
                 args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
                 self.running.eval()(*args, **kwargs)
-        for widths, training in ((self.plan.widest, True), (between, False)):
+        for widths, training in ((between, False), (self.plan.widest, True)):
             try:
                 self._run_at(widths, training)
             except _Disagreement as found:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
-from netaug_fx.passes.layout import layout_of, positions
+from netaug_fx.passes.layout import Grow, layout_of, positions
 from netaug_fx.passes.recorder import Operand, OpRecord, is_operand
 from netaug_fx.passes.rules import tensor_leaves
 
@@ -41,7 +41,7 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
         args: Its positional arguments in the widened net.
         kwargs: Its keyword arguments in the widened net.
         widths: The widened net's widths.
-        checked: Calls that were found right already, to be added to.
+        checked: Calls that were found right already, at whatever widths, to be added to.
     """
     if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
         return ""
@@ -49,7 +49,8 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
     tensors = tensor_leaves((args, kwargs))
     if len(tensors) != len(operands) or any(t.numel() > _LARGEST or t.is_complex() for t in tensors):
         return ""
-    key = (record.func, *(tuple(t.shape) for t in tensors), *record.dims)
+    plain = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if not is_operand(leaf)]
+    key = (record.func, repr(plain), *((o.shape, o.dims) for o in operands), *record.dims)
     if key in checked:
         return ""
     with _disable_current_modes(), torch.no_grad():
@@ -72,7 +73,7 @@ def _labels(operands: list[Operand], widths: Mapping[Var, int]) -> tuple[list[Te
         count = 1
         for size in operand.shape:
             count *= size
-        labels = torch.arange(start, start + count).reshape(operand.shape)
+        labels = torch.arange(start, start + count, dtype=torch.int32).reshape(operand.shape)
         start += count
         original.append(labels)
         wide.append(_spread(labels, operand.dims, widths))
@@ -89,7 +90,11 @@ def _spread(labels: Tensor, dims: tuple[Type, ...], widths: Mapping[Var, int]) -
         size = channels.size_at(dim, widths)
         if size != labels.shape[index]:
             wider = labels.new_zeros([*labels.shape[:index], size, *labels.shape[index + 1 :]])
-            labels = wider.index_copy(index, positions(layout, None, within), labels)
+            if isinstance(layout, Grow):  # the original's come first
+                wider.narrow(index, 0, layout.size).copy_(labels)
+                labels = wider
+            else:
+                labels = wider.index_copy(index, positions(layout, None, within), labels)
     return labels
 
 

@@ -158,8 +158,8 @@ def zero_extra_to_target_(supernet: nn.Module) -> None:
                 if dim in tensor.contracted:
                     block.zero_()
                 elif block.is_floating_point():
-                    # of the scale of a layer's own initialisation, or a deep net would overflow
-                    scale = max(block[0].numel(), 1) ** -0.5 if block.dim() > 1 and len(block) else 1.0
+                    # below a layer's own initialisation, or deep nets that square their activations overflow
+                    scale = 0.3 * max(block[0].numel(), 1) ** -0.5 if block.dim() > 1 and len(block) else 1.0
                     block.copy_((torch.rand(block.shape, generator=generator) * 0.5 + 0.1) * scale)
 
 

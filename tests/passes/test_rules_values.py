@@ -153,7 +153,8 @@ def test_batch_norm_ties_its_tensors_and_marks_statistics(training: bool) -> Non
     assert tied(seen.result[1], seen.operands[0][1], *(seen.operands[k][0] for k in (1, 2, 3, 4)))
     assert free(seen.result[1])
     assert seen.context.statistics == {"t1", "t2"}
-    assert not seen.context.mixing
+    (mixing,) = seen.context.mixing
+    assert mixing.over == (seen.operands[0][0], seen.operands[0][2]), "of a weight, these are its fan-in"
 
 
 @pytest.mark.parametrize("function", [F.layer_norm, F.rms_norm])

@@ -1,0 +1,20 @@
+"""Imported by the process that all others are forked from: loads once what exporting and counting load when first used.
+
+No gradient is computed here, since threads of torch's autograd do not survive a fork.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.coverage_check import count, exported
+
+torch.set_num_threads(1)
+_NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+_INPUTS = ((torch.zeros(2, 3, 8, 8),), {})
+with tempfile.TemporaryDirectory() as _folder:
+    _NET(*_INPUTS[0])
+    count(_NET, _INPUTS)
+    exported(_NET, _INPUTS, Path(_folder) / "warm.onnx")
