@@ -69,4 +69,5 @@ clean: ## Remove .venv, builds and caches (runs/ stays)
 
 .venv/installed-test: .venv/created pyproject.toml constraints.txt
 	$(INSTALL) -e '.[train,test]'
+	@$(BIN)/python benchmarks/zoos/torchvision_shim.py
 	@touch .venv/installed-train $@

@@ -57,7 +57,7 @@ def zoo_module(zoo: str) -> Any:
 # -- one net, in its own process -------------------------------------------------------------------
 
 
-def _work(zoo: str, name: str, memory: float, answer: Connection) -> None:
+def _work(zoo: str, name: str, memory: float, onnx: bool, answer: Connection) -> None:
     """Runs in a child process; sends one row."""
     # address space, which counts what is reserved too: twice what the net may use
     resource.setrlimit(resource.RLIMIT_AS, (int(2 * memory * GIB), int(2 * memory * GIB)))
@@ -68,7 +68,7 @@ def _work(zoo: str, name: str, memory: float, answer: Connection) -> None:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            row = check_net(zoo_module(zoo).net(name), Path(folder))
+            row = check_net(zoo_module(zoo).net(name), Path(folder) if onnx else None)
     except MemoryError as error:
         row = {"counted": False, "crashed": f"out of memory ({memory:g} GiB): {error}"}
     except Exception as error:  # a net that breaks the checks themselves is a failure to be listed
@@ -76,11 +76,11 @@ def _work(zoo: str, name: str, memory: float, answer: Connection) -> None:
     answer.send(row)
 
 
-def run_net(zoo: str, name: str, family: str, *, seconds: float, memory: float) -> Row:
+def run_net(zoo: str, name: str, family: str, *, seconds: float, memory: float, onnx: bool = True) -> Row:
     """The row of one net, from a process of its own that is ended when its time is over."""
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(zoo, name, memory, theirs), daemon=True)
+    process = context.Process(target=_work, args=(zoo, name, memory, onnx, theirs), daemon=True)
     start = time.monotonic()
     process.start()
     theirs.close()
@@ -188,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, default=2, help="nets side by side, one thread each (default: 2)")
     p.add_argument("--seconds", type=float, default=600.0, help="time limit of one net (default: 600)")
     p.add_argument("--memory", type=float, default=8.0, help="memory limit of one net, GiB (default: 8)")
+    p.add_argument("--no-onnx", action="store_true", help="do not export (exporting takes longer than all else)")
     p.add_argument("--retry", action="store_true", help="run nets again that failed before")
     p.add_argument("--again", action="store_true", help="run all chosen nets again")
     p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
@@ -203,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     path: Path = options.out or RESULTS / f"coverage_{options.zoo}.jsonl"
     if not options.table:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        if path.exists():
+            tidy_(path)  # a line that a kill cut short must not be added to
         stamp, rows = versions(options.zoo), read_rows(path)
         names = chosen_names(options.zoo, options.names)
         nets = list(within_limit(options.zoo, names, options.max_params))
@@ -215,7 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         context.set_forkserver_preload(["benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"])
         run_all(
             [net for net in nets if net[0] not in done],
-            lambda name, family: run_net(options.zoo, name, family, seconds=options.seconds, memory=options.memory),
+            lambda name, family: run_net(
+                options.zoo, name, family, seconds=options.seconds, memory=options.memory, onnx=not options.no_onnx
+            ),
             jobs=options.jobs,
             path=path,
             stamp=stamp,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
-HEAD = ("family", "nets", "count", "weights that can grow", "MACs that can grow", "norms across channels", "ONNX n/a")
+HEAD = ("family", "nets", "count", "refused", "wrong", "weights that can grow", "MACs that can grow", "ONNX n/a")
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -32,12 +32,18 @@ def _line(name: str, rows: Sequence[Row]) -> str:
         name,
         str(len(rows)),
         f"{len(counted)}" + (f" ({len(counted) / len(rows):.1%})" if name == "all" and rows else ""),
+        str(sum("refused" in row for row in rows)),
+        str(sum(is_wrong(row) for row in rows)),
         _median(rows, "share_of_weights"),
         _median(rows, "share_of_macs"),
-        str(sum(row.get("mixing", 0) > 0 for row in rows)),
         str(sum(row.get("checks", {}).get("onnx", "").startswith("n/a") for row in rows)),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def is_wrong(row: Row) -> bool:
+    """Whether a net was augmented, and then did not hold what is claimed."""
+    return not row["counted"] and "checks" in row and "refused" not in row
 
 
 def _median(rows: Sequence[Row], key: str) -> str:
