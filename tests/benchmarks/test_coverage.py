@@ -39,7 +39,7 @@ def test_a_net_that_holds_everything_counts(tmp_path: Path) -> None:
     assert row["checks"] == dict.fromkeys(("target", "maps", "step", "extract", "macs", "onnx"), "ok")
     assert row["counted"]
     assert row["groups"] == 3, "the roll cuts the stem's channels in two"
-    assert row["mixing"] == 1
+    assert row["mixing"] > 0
     assert row["share_of_weights"] == row["share_of_macs"] == 1.0
 
 
