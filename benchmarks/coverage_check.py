@@ -26,7 +26,7 @@ from netaug_fx.api import Compiled, compile_model, hand_over
 from netaug_fx.errors import ExportError, NetAugError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.passes.growth import growing_share_of_macs
+from netaug_fx.passes.growth import growing_share_of_macs, growing_share_of_weights
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.onnx_export import capture, write_onnx
 from netaug_fx.passes.running import neutral, output_tensors
@@ -264,8 +264,6 @@ def exported(model: nn.Module, inputs: Inputs, path: Path) -> str:
 
 def _described(compiled: Compiled, model: nn.Module) -> Answers:
     plan, analysis = compiled.plan, compiled.analysis
-    weights = {name: p.numel() for name, p in model.named_parameters() if p.dim() >= 2}
-    grown = sum(count for name, count in weights.items() if any(map(plan.grows, analysis.tensors[name])))
     reasons = Counter(
         (pin.reason, pin.op, pin.location.rpartition("/")[2], pin.module)
         for pin in plan.pins
@@ -278,7 +276,7 @@ def _described(compiled: Compiled, model: nn.Module) -> Answers:
         "groups": len(plan.groups),
         "mixing": sum(any(map(plan.grows, mixing.over)) for mixing in analysis.mixing),
         "opaque": len(analysis.opaque),
-        "share_of_weights": round(grown / max(sum(weights.values()), 1), 4),
+        "share_of_weights": round(growing_share_of_weights(model, analysis, plan), 4),
         "share_of_macs": round(growing_share_of_macs(analysis, plan), 4),
         "pins": [[number, *key] for key, number in merged.most_common(5)],
     }

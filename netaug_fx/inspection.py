@@ -15,6 +15,7 @@ from torch import nn
 from netaug_fx.atomic import write_text
 from netaug_fx.errors import InputError
 from netaug_fx.passes.graph import Group, Pin
+from netaug_fx.passes.growth import growing_share_of_macs, growing_share_of_weights
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.leaves import LeafCall
 from netaug_fx.passes.plan import Plan
@@ -66,7 +67,8 @@ class Inspection:
         missing: Operators without a rule, and rules that fail, by the number of weights that they pin.
         parameters: Shape of every parameter, by name.
         mixing: Where a statistic is taken across widths that grow, as operator and place in the code.
-        growing_share: Share of weight matrices' elements that lie in a dimension that grows, from 0 to 1.
+        growing_share: Share of weight matrices' elements that lie in a tensor with a dimension that grows, from 0 to 1.
+        growing_share_of_macs: Share of multiply-adds in operators that cost more when the groups grow, from 0 to 1.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Inspection:
     opaque: dict[str, str] = field(repr=False)
     mixing: tuple[str, ...] = field(repr=False)
     growing_share: float
+    growing_share_of_macs: float
     missing: tuple[MissingRule, ...] = ()
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -88,8 +91,6 @@ class Inspection:
             for m in analysis.mixing
             if any(map(chosen.grows, m.over))
         )
-        weights = {n: p.numel() for n, p in model.named_parameters() if p.dim() >= 2}
-        grown = sum(count for name, count in weights.items() if any(map(chosen.grows, analysis.tensors[name])))
         return cls(
             model=type(model).__name__,
             groups=chosen.groups,
@@ -98,7 +99,8 @@ class Inspection:
             modules={path: type(module).__name__ for path, module in model.named_modules()},
             opaque=dict(analysis.opaque),
             mixing=tuple(mixing),
-            growing_share=grown / max(sum(weights.values()), 1),
+            growing_share=growing_share_of_weights(model, analysis, chosen),
+            growing_share_of_macs=growing_share_of_macs(analysis, chosen),
             missing=_missing_rules(model, analysis, chosen.pins),
             parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         )
@@ -108,6 +110,7 @@ class Inspection:
         return {
             "model": self.model,
             "growing_share": self.growing_share,
+            "growing_share_of_macs": self.growing_share_of_macs,
             "groups": [asdict(group) for group in self.groups],
             "pins": [asdict(pin) for pin in self.pins],
             "edges": [
@@ -158,7 +161,10 @@ class Inspection:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip() for row in rows
         ]
-        head = f"{self.model}: {len(self.groups)} groups; {self.growing_share:.1%} of the weights can grow"
+        head = (
+            f"{self.model}: {len(self.groups)} groups; {self.growing_share:.1%} of the weights and "
+            f"{self.growing_share_of_macs:.1%} of the multiply-adds can grow"
+        )
         stays = Counter((pin.reason, pin.op, pin.location) for pin in self.pins)
         reasons = [
             f"  {count:4d} x {reason}" + (f" [{op}]" if op else "") + (f" at {place}" if place else "")

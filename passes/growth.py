@@ -1,7 +1,7 @@
-"""Growth: what an analysis predicts a forward to cost at any widths, without running anything.
+"""Growth: how much of a model can grow, and what its forward costs at any widths, without running anything.
 
-In: an ``Analysis`` and widths by variable. Out: multiply-adds of convolutions, linear layers and matrix products, from
-the recorded operators' types and torch's own formulas (``torch.utils.flop_counter``).
+In: an ``Analysis`` and widths by variable. Out: shares; multiply-adds of convolutions, linear layers and matrix
+products, from the recorded operators' types and torch's own formulas (``torch.utils.flop_counter``).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
@@ -22,6 +23,13 @@ from netaug_fx.passes.recorder import OpRecord, is_operand
 def predicted_macs(analysis: Analysis, widths: Mapping[Var, int]) -> int:
     """Multiply-adds of one forward in evaluation mode at the given widths, for the whole batch of the example."""
     return sum(_macs(record, widths) for record in _counted(analysis))
+
+
+def growing_share_of_weights(model: nn.Module, analysis: Analysis, plan: Plan) -> float:
+    """Share of the elements of weight matrices that lie in a tensor with a dimension that grows, from 0 to 1."""
+    weights = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() >= 2}
+    growing = sum(count for name, count in weights.items() if any(map(plan.grows, analysis.tensors[name])))
+    return growing / sum(weights.values()) if weights else 0.0
 
 
 def growing_share_of_macs(analysis: Analysis, plan: Plan) -> float:

@@ -62,7 +62,7 @@ def test_it_is_plain_json(inspection: Inspection) -> None:
 
 def test_it_reads_as_a_table(inspection: Inspection) -> None:
     lines = str(inspection).splitlines()
-    assert lines[0] == "Net: 1 groups; 89.8% of the weights can grow"
+    assert lines[0] == "Net: 1 groups; 89.8% of the weights and 99.6% of the multiply-adds can grow"
     assert lines[2].split() == ["group", "kind", "widths", "written", "by", "layers"]
     assert lines[3].split() == ["stem", "stream", "8", "/", "12", "/", "16", "stem", "3"]
     assert lines[5] == "stays as it is:"
