@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -155,23 +155,22 @@ def chosen_names(zoo: str, pattern: str) -> list[str]:
     return chosen
 
 
-def within_limit(zoo: str, names: Sequence[str], most: float) -> Iterator[tuple[str, str]]:
-    """Name and family of the nets of at most so many parameters, counted on the meta device."""
+def within_limit(zoo: str, names: Sequence[str], most: float) -> list[tuple[str, str]]:
+    """Name and family of the nets of at most so many parameters, counted on the meta device; the smallest first."""
     import torch
 
+    module = zoo_module(zoo)
+    nets = [module.net(name) for name in names]
+    if most == float("inf"):
+        return [(net.name, net.family) for net in nets]
     known = _sizes_file(zoo)
     sizes: dict[str, int] = json.loads(known.read_text()) if known.exists() else {}
-    module = zoo_module(zoo)
-    for name in names:
-        net = module.net(name)
-        if most != float("inf") and name not in sizes:
-            with torch.device("meta"):
-                sizes[name] = sum(p.numel() for p in net.build().parameters())
-        if most == float("inf") or sizes[name] <= most:
-            yield name, net.family
-    if sizes:
-        with atomic_path(known) as temporary:
-            Path(temporary).write_text(json.dumps(sizes), encoding="utf-8")
+    for net in (net for net in nets if net.name not in sizes):
+        with torch.device("meta"):
+            sizes[net.name] = sum(p.numel() for p in net.build().parameters())
+    with atomic_path(known) as temporary:
+        Path(temporary).write_text(json.dumps(sizes), encoding="utf-8")
+    return [(net.name, net.family) for net in sorted(nets, key=lambda net: sizes[net.name]) if sizes[net.name] <= most]
 
 
 def _sizes_file(zoo: str) -> Path:
@@ -208,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tidy_(path)  # a line that a kill cut short must not be added to
         stamp, rows = versions(options.zoo), read_rows(path)
         names = chosen_names(options.zoo, options.names)
-        nets = list(within_limit(options.zoo, names, options.max_params))
+        nets = within_limit(options.zoo, names, options.max_params)
         done = {
             name
             for name, row in rows.items()
