@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import netaug_fx
 from benchmarks.zoos import Inputs, Net
@@ -28,6 +27,7 @@ from netaug_fx.passes import compare_outputs
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.growth import growing_share_of_macs, growing_share_of_weights
 from netaug_fx.passes.macs import count
+from netaug_fx.passes.observe import Names
 from netaug_fx.passes.onnx_export import capture, write_onnx
 from netaug_fx.passes.running import neutral, output_tensors
 from netaug_fx.supernet import Supernet, control
@@ -109,24 +109,12 @@ def smaller_inputs(model: nn.Module, inputs: Inputs) -> Inputs:
     return inputs
 
 
-class _Names(TorchDispatchMode):
-    """Writes down the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 def _operators(model: nn.Module, image: Tensor) -> list[str]:
-    copied, mode = copy_model(model), _Names()
+    copied, mode = copy_model(model), Names()
     with neutral(fast_paths=False), mode:
         for training in (False, True):
             copied.train(training)(image)
-    return mode.names
+    return mode.seen
 
 
 # -- the questions ---------------------------------------------------------------------------------
@@ -156,9 +144,6 @@ def _maps(compiled: Compiled, supernet: Supernet, inputs: Inputs) -> str:
     blocks = list(invariants.contracted_blocks(net))
     drawn = [block.detach().clone() for block in blocks]
     invariants.zero_extra_to_target_(net)
-    if compiled.analysis.fills_caches:  # recorded were the operators of later calls
-        with torch.no_grad():
-            invariants.run(net, inputs)
     expected = _outputs(compiled, net, inputs, None)
     if not all(torch.isfinite(t).all() for t in expected if t.is_floating_point()):
         return "the target's own outputs are not finite"
@@ -197,7 +182,7 @@ def _outputs(compiled: Compiled, net: Supernet, inputs: Inputs, widths: dict[str
         stack.enter_context(DoubleThroughout())
         if any(record.mixes for record in records):
             stack.enter_context(neutral(fast_paths=False))
-            stack.enter_context(OriginalStatistics(own.active, records, by_variable))
+            stack.enter_context(OriginalStatistics(net, own.active, records, by_variable))
         return output_tensors(net(*args, **kwargs))
 
 

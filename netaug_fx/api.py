@@ -13,9 +13,10 @@ from netaug_fx.errors import CheckError, InputError, TraceError
 from netaug_fx.example_inputs import checked_model, resolve_inputs
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
-from netaug_fx.passes.check import Observed, check, check_target, observe
+from netaug_fx.passes.check import check
 from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
+from netaug_fx.passes.observe import Observed, check_target, observe
 from netaug_fx.passes.plan import Plan, Ratio, plan
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
@@ -147,7 +148,7 @@ def compile_model(
     refuse_unsuitable(model)
     inputs = resolve_inputs(model, example_inputs)
     observed = _observed(model, inputs)
-    analysis = infer(model, inputs)
+    analysis = infer(model, inputs, observed)
     refused: dict[Var, Reason] = {}
     for _ in range(_MOST_ROUNDS):
         chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused, allow_nothing=allow_nothing)

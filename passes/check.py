@@ -3,16 +3,14 @@
 In: the supernet, its ``Analysis`` and ``Plan``. Out: the variables that break something, with reasons (to be refused by
 the next plan); none if all is well. The supernet runs on fake tensors at several widths, and every operator's shapes
 are compared with the types' prediction; operators that only move elements are run on integer labels besides, so that
-the moved labels, not index code, tell where the original's channels sit. ``check_target`` holds the target, for
-real, against what was ``observe``d of the model.
+the moved labels, not index code, tell where the original's channels sit.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from netaug_fx.elastic import STATE, Active, ModuleState, extra_blocks
-from netaug_fx.errors import CheckError, TraceError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
@@ -34,7 +31,7 @@ from netaug_fx.passes.leaves import LeafCall, leaves_followed
 from netaug_fx.passes.plan import Plan
 from netaug_fx.passes.recorder import OpRecord, is_operand
 from netaug_fx.passes.rules import LeafRule, tensor_leaves
-from netaug_fx.passes.running import neutral, output_tensors, quiet
+from netaug_fx.passes.running import neutral, quiet
 
 
 class _Disagreement(Exception):
@@ -47,13 +44,15 @@ class _Disagreement(Exception):
 
 
 def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *, seed: int = 0) -> dict[Var, Reason]:
-    """Runs the supernet on fake tensors at random widths in evaluation mode and at the widest in training mode.
+    """Runs the supernet at random widths in evaluation mode and at the widest in training mode.
+
+    What runs is a copy on fake tensors, if the model was analysed on such.
 
     Returns:
         Variables that must stay as they are, with reasons; empty if every operator agrees with the prediction.
     """
     try:
-        return _Checking(supernet, analysis, plan, inputs, fake=True).run(seed)
+        return _Checking(supernet, analysis, plan, inputs, analysis.on_fake_tensors).run(seed)
     except (DataDependentOutputException, DynamicOutputShapeException):
         return _Checking(supernet, analysis, plan, inputs, fake=False).run(seed)
 
@@ -236,75 +235,3 @@ def _in_module(path: str, analysis: Analysis, plan: Plan) -> set[Var]:
         if found or not path:
             return found
         path = path.rpartition(".")[0]
-
-
-# -- the target, for real --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What a model gives for real, by training mode: its outputs, and its buffers after them."""
-
-    outputs: Mapping[bool, list[Tensor]]
-    buffers: Mapping[bool, dict[str, Tensor]]
-
-
-def observe(model: nn.Module, inputs: Inputs) -> Observed:
-    """Runs a copy of the model on real tensors, in evaluation and in training mode.
-
-    To be done before anything runs on fake tensors: functions that remember their results for the whole process
-    (``functools.lru_cache``) would otherwise remember fake ones.
-
-    Raises:
-        TraceError: the model does not run; fake tensors let pass some of what real ones do not (mixed dtypes).
-    """
-    copied = copy_model(model)
-    outputs, buffers = {}, {}
-    for training in (False, True):
-        try:
-            outputs[training] = _outputs(copied, inputs, training)
-        except Exception as error:  # the user's code may fail in any way
-            raise TraceError(
-                f"the model does not run on the example inputs in {_mode(training)} mode: "
-                f"{type(error).__name__}: {error}. Check the shape, dtype and device of example_inputs"
-            ) from error
-        named = copied.named_buffers(remove_duplicate=False)
-        buffers[training] = {name: buffer.detach().clone() for name, buffer in named}
-    return Observed(outputs, buffers)
-
-
-def check_target(supernet: nn.Module, observed: Observed, inputs: Inputs) -> None:
-    """Runs the target on the inputs that the model was observed on, in both training modes.
-
-    Raises:
-        CheckError: an output or a buffer differs in a single bit.
-    """
-    copied = copy_model(supernet)
-    for training in (False, True):
-        got, expected = _outputs(copied, inputs, training), observed.outputs[training]
-        differs = f"in {_mode(training)} mode differ from those of {type(supernet).__name__}"
-        if len(got) != len(expected) or not _equal(got, expected):
-            raise CheckError(f"the target's outputs {differs}")
-        own = dict(copied.named_buffers(remove_duplicate=False))
-        buffers = observed.buffers[training]
-        if not _equal((own[name] for name in buffers), buffers.values()):
-            raise CheckError(f"the target's buffers after a pass {differs}")
-
-
-def _mode(training: bool) -> str:
-    return "training" if training else "evaluation"
-
-
-def _outputs(net: nn.Module, inputs: Inputs, training: bool) -> list[Tensor]:
-    net.train(training)
-    with neutral():
-        torch.manual_seed(0)
-        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
-        return output_tensors(net(*args, **kwargs))
-
-
-def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:
-    return all(
-        a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
-        for a, b in zip(ours, theirs, strict=True)
-    )

@@ -24,8 +24,10 @@ from netaug_fx.passes import channels, recorder
 from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.observe import Observed
 from netaug_fx.passes.recorder import OpRecord
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, prepare_
+from netaug_fx.passes.rules import lookup_leaf
 from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
 from netaug_fx.passes.source_scan import names_used
 from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, same_code, trace
@@ -60,6 +62,7 @@ class Analysis:
         mixing: Statistics taken across widths that may grow.
         operators: For each training mode, the operators in order with the types of their results.
         fills_caches: The first call leaves something behind that later calls use.
+        on_fake_tensors: Whether what ran was a copy on fake tensors.
     """
 
     tensors: Mapping[str, tuple[Type, ...]]
@@ -75,15 +78,19 @@ class Analysis:
     mixing: tuple[Mixing, ...]
     operators: Mapping[bool, tuple[OpRecord, ...]]
     fills_caches: bool
+    on_fake_tensors: bool
 
 
-def infer(model: nn.Module, inputs: Inputs) -> Analysis:
+def infer(model: nn.Module, inputs: Inputs, observed: Observed | None = None) -> Analysis:
     """Infers the channel types of ``model`` from one run on ``inputs`` in each training mode.
+
+    What runs is a copy on fake tensors, unless the forward asks for values, or is seen to go another way on them.
 
     Args:
         model: Any module whose parameters are materialised; it is not changed.
         inputs: Positional and keyword arguments of its forward; only shapes and dtypes matter, unless the forward's
             control flow depends on values.
+        observed: What the model was seen to do for real.
 
     Raises:
         InputError: the model is scripted, quantised, lazy or on the meta device.
@@ -91,10 +98,14 @@ def infer(model: nn.Module, inputs: Inputs) -> Analysis:
     """
     refuse_unsuitable(model)
     try:
-        return _Inference(model, inputs, fake=True).run()
-    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _Inference(model, inputs, observed, fake=True).run()
+    except (DataDependentOutputException, DynamicOutputShapeException, _GoesAnotherWay):
         # values decide something in the forward, so they have to exist
-        return _Inference(model, inputs, fake=False).run()
+        return _Inference(model, inputs, observed, fake=False).run()
+
+
+class _GoesAnotherWay(Exception):
+    """On fake tensors, other operators run than were observed."""
 
 
 def refuse_unsuitable(model: nn.Module) -> None:
@@ -125,6 +136,7 @@ class _Inference:
 
     model: nn.Module
     inputs: Inputs
+    observed: Observed | None
     fake: bool
     context: Context = field(default_factory=Context)
     integers: dict[str, dict[str, Type]] = field(default_factory=dict)
@@ -141,6 +153,7 @@ class _Inference:
         tensors = self._type_tensors()
         before, buffers = _attributes(self.copy), dict(self.copy.named_buffers())
         operators = self._run_both()
+        self._compare(operators)
         filled = any(buffer is not buffers.get(name) for name, buffer in self.copy.named_buffers())
         if filled or _attributes(self.copy) != before:  # perhaps a cache: record calls as they are from now on
             first, operators = operators, self._run_both()
@@ -167,6 +180,7 @@ class _Inference:
             mixing=tuple(self.context.mixing),
             operators=operators,
             fills_caches=self.fills_caches,
+            on_fake_tensors=self.fake,
         )
 
     def _copy_model(self) -> nn.Module:
@@ -207,6 +221,18 @@ class _Inference:
         """One forward in each training mode; what each module was called with and gave is kept in ``self.seen``."""
         self.seen = {training: self._run_once(training, {}) for training in (False, True)}
         return {training: tuple(mode.records) for training, mode in self.seen.items()}
+
+    def _compare(self, operators: Mapping[bool, tuple[OpRecord, ...]]) -> None:
+        """Forwards may take fake tensors for a trace, and leave out what they ask of real ones.
+
+        Inside leaves, nothing is recorded; ``prim`` operators are questions that only fake tensors pass on.
+        """
+        if not self.fake or self.observed is None or any(lookup_leaf(module) for module in self.model.modules()):
+            return
+        for training, records in operators.items():
+            names = [name for name in _names(records) if not name.startswith("prim")]
+            if names != [name for name in self.observed.operators[training] if not name.startswith("prim")]:
+                raise _GoesAnotherWay
 
     def _run_once(self, training: bool, replaced: Mapping[str, Callable[..., Any]]) -> recorder.RuleMode:
         """One forward under the rules; forwards named in ``replaced`` are run from their graphs."""

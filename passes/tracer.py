@@ -102,6 +102,10 @@ class OwnForward(fx.Tracer):
         return self._decided(item, value, name)
 
     def _decided(self, proxy: Proxy, value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            self._guard(
+                self.create_proxy("call_function", torch.is_tensor, (proxy,), {}), True, f"{name!r} being given"
+            )
         if not isinstance(value, _PLAIN):
             return proxy
         self._guard(proxy, value, f"argument {name!r}")

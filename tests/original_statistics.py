@@ -8,12 +8,13 @@ target's outputs must come out again wherever extra-to-target weights are zero, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,32 +52,62 @@ class DoubleThroughout(TorchFunctionMode):
 class OriginalStatistics(TorchDispatchMode):
     """Runs the operators that ``records`` names as mixing on the original's channels; all others as they are.
 
+    An operator is known by the module that runs it, its name, and how many of its name the module ran before: a forward
+    that asks for values (whether a mask is all ones) runs more operators on real tensors than it did on fake ones.
+
     Args:
-        active: The widths that the net at hand follows; operators that assemble its tensors are passed over.
+        net: The net that is run, at whatever widths.
+        active: The widths that it follows; operators that assemble its tensors are passed over.
         records: The operators of the original's forward, in order.
         widths: Width by variable.
 
     Raises:
-        AssertionError: The net runs other operators than the original, or one that mixes has no known form.
+        AssertionError: An operator that mixes has no known form, or one that was recorded did not run.
     """
 
-    def __init__(self, active: Active, records: tuple[OpRecord, ...], widths: Mapping[Var, int]) -> None:
+    def __init__(
+        self, net: nn.Module, active: Active, records: tuple[OpRecord, ...], widths: Mapping[Var, int]
+    ) -> None:
         super().__init__()
+        self.net = net
         self.active = active
-        self.records = iter(records)
         self.widths = widths
+        self.path = [""]
+        self.records: dict[tuple[str, Any], deque[OpRecord]] = {}
+        for record in records:
+            self.records.setdefault((record.module, record.func), deque()).append(record)
+
+    def __enter__(self) -> OriginalStatistics:
+        self.handles = []
+
+        def leave(*_: Any) -> None:
+            self.path.pop()
+
+        for path, module in self.net.named_modules():
+            self.handles.append(module.register_forward_pre_hook(lambda *_, path=path: self.path.append(path)))
+            self.handles.append(module.register_forward_hook(leave))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self.handles:
+            handle.remove()
+        if error[0] is None:
+            left = [record.op for records in self.records.values() for record in records if self._mixes(record)]
+            assert not left, f"{left[0]} was recorded, but did not run"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self.active.assembling or not tensor_leaves(out):
+        waiting = self.records.get((self.path[-1], func))
+        if self.active.assembling or not waiting or not tensor_leaves(out):
             return out
-        record = next(self.records, None)
-        assert record is not None, f"runs {func} after the last operator recorded"
-        assert record.func is func, f"runs {func} where {record.op} was recorded"
-        if not any(var in self.widths for t in record.mixes for var in channels.variables(t)):
-            return out
-        return self._on_original(record, func, args, kwargs, out)
+        record = waiting.popleft()
+        return self._on_original(record, func, args, kwargs, out) if self._mixes(record) else out
+
+    def _mixes(self, record: OpRecord) -> bool:
+        return any(var in self.widths for t in record.mixes for var in channels.variables(t))
 
     def _on_original(self, record: OpRecord, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
