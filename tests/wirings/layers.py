@@ -221,7 +221,7 @@ class Recurrent(nn.Module):
         return self.fc(self.hidden(state[-1]).relu())
 
 
-@wiring("gru_cell_by_hand", features(5, 4))
+@wiring("gru_cell_by_hand", features(5, 4), grows=("inputs.weight", "state.weight", "fc.weight"))
 class GruCellByHand(nn.Module):
     """Three gates in one matrix, taken apart with ``chunk``; the state starts at zeros of a literal width.
 
