@@ -13,7 +13,7 @@ import netaug_fx
 from netaug_fx.errors import PlanError
 from tests import invariants, random_nets
 
-EXAMPLES_PER_SHARD = 50
+EXAMPLES_PER_SHARD = 70
 
 
 def assert_invariants(spec: Any) -> bool:
