@@ -14,9 +14,10 @@ from netaug_fx.example_inputs import checked_model, resolve_inputs
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
 from netaug_fx.passes.check import check
+from netaug_fx.passes.check_real import check_target, wrong_rewrite
 from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
-from netaug_fx.passes.observe import Observed, check_target, observe
+from netaug_fx.passes.observe import Observed, observe
 from netaug_fx.passes.plan import Plan, Ratio, plan
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
@@ -154,9 +155,13 @@ def compile_model(
         chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused, allow_nothing=allow_nothing)
         supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
         broken = check(supernet, analysis, chosen, inputs, seed=seed)
-        if not broken:
-            return Compiled(analysis, chosen, supernet, inputs, observed)
         refused |= broken
+        if broken:
+            continue
+        path = wrong_rewrite(supernet, chosen.base, observed, inputs)
+        if path is None:
+            return Compiled(analysis, chosen, supernet, inputs, observed)
+        analysis = analysis.without_forward(path, "its rewritten forward gives other outputs than its own")
     raise CheckError(
         f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it"
     )

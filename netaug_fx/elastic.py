@@ -13,7 +13,7 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from netaug_fx.assembly import MUTATED, STATISTIC, ElasticTensor, assemble
 from netaug_fx.errors import InputError
+from netaug_fx.guards import expect
 from netaug_fx.passes.layout import Layout, Widths, positions, shape, size
 
 STATE = "_netaug"
@@ -108,6 +109,7 @@ class ModuleState:
     integers: dict[str, Layout | tuple[Layout, ...]]
     sizes: tuple[Layout, ...] = ()
     forwards: dict[bool, ForwardSource] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)  # attributes whose values the rewritten forwards hold
     own_forward: Callable[..., Any] | None = None  # where the instance chose its forward (``self.forward = ...``)
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class ModuleState:
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleState:
         # all but the active widths is immutable, and shared
         active, own = copy.deepcopy(self.active, memo), copy.deepcopy(self.own_forward, memo)
-        return ModuleState(active, self.tensors, self.integers, self.sizes, self.forwards, own)
+        return ModuleState(active, self.tensors, self.integers, self.sizes, self.forwards, self.constants, own)
 
     def size(self, index: int) -> int:
         """The size that a rewritten forward asks for, at the active widths."""
@@ -279,6 +281,8 @@ def _make_class(
             own = state.own_forward
             if state.active.widths is None:
                 return base.forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
+            for name, value in state.constants.items():
+                expect(self.__dict__.get(name), value, f"attribute {name!r} of a {type(self).__name__}")
             return state.forward(self.training)(self, *args, **kwargs)
 
         forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]

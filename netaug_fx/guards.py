@@ -6,6 +6,7 @@ the way, the graph calls ``expect``, so that an input which would go another way
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,3 +27,16 @@ def expect(found: Any, expected: Any, what: str) -> None:
         "the forward goes: call augment with example_inputs that go the way of your training data, or keep this module "
         "as it is with pin"
     )
+
+
+def structure(value: Any) -> Any:
+    """What an argument is made of: where it has tensors, nothing, yes or no; numbers only as such, for sizes change."""
+    if isinstance(value, Tensor):
+        return "tensor"
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Mapping):
+        return "mapping", tuple((key, structure(value[key])) for key in sorted(value, key=str))
+    if isinstance(value, (tuple, list)):
+        return "sequence", tuple(structure(item) for item in value)
+    return type(value).__name__

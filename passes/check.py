@@ -75,7 +75,6 @@ class _Checking:
         state: ModuleState = self.running.__dict__[STATE]
         self.active = state.active
         self.active.shapes_only = fake
-        self.found_right: set[Any] = set()
 
     def run(self, seed: int) -> dict[Var, Reason]:
         generator = random.Random(seed)
@@ -95,7 +94,7 @@ class _Checking:
         expected = self.analysis.operators[training]
         self.running.train(training)
         by_variable = {var: widths[number] for var, number in self.plan.numbers.items()}
-        mode = _Compare(self.active, expected, by_variable, self.found_right)
+        mode = _Compare(self.active, expected, by_variable)
         with neutral(fast_paths=False), quiet(), ExitStack() as stack:
             stack.enter_context(self.fake_mode or nullcontext())
             args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
@@ -118,13 +117,14 @@ class _Checking:
 
 
 def _between(groups: Sequence[Group], generator: random.Random) -> Widths:
-    """Random widths, no two alike for groups of equal size (while there are enough), or a missing tie could hide."""
+    """Random widths above the original's, so that literals can fail; no two alike for groups of equal size (while there
+    are enough), or a missing tie could hide."""
     left: dict[tuple[int, int], list[int]] = {}
     widths = []
     for group in groups:
         span = (group.width, group.choices[-1])
         if not left.get(span):
-            left[span] = generator.sample(range(span[0], span[1] + 1), span[1] - span[0] + 1)
+            left[span] = generator.sample(range(span[0] + 1, span[1] + 1), span[1] - span[0])
         widths.append(left[span].pop())
     return tuple(widths)
 
@@ -132,14 +132,12 @@ def _between(groups: Sequence[Group], generator: random.Random) -> Widths:
 class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Holds each operator against the recorded one that stands at its place."""
 
-    def __init__(
-        self, active: Active, expected: tuple[OpRecord, ...], widths: Mapping[Var, int], checked: set[Any]
-    ) -> None:
+    def __init__(self, active: Active, expected: tuple[OpRecord, ...], widths: Mapping[Var, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.active = active
         self.expected = expected
         self.widths = widths
-        self.checked = checked
+        self.checked: set[Any] = set()
         self.position = 0
         self.in_leaf = False
 
@@ -187,17 +185,19 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _other_numbers(record: OpRecord, args: Any, kwargs: Any) -> str:
-    """What is wrong if an elementwise operator is given another number than in the original: one made from a width."""
-    if torch.Tag.pointwise not in record.func.tags:
-        return ""
+    """What is wrong if an operator is given another number than in the original: one made from a width.
+
+    Integers of operators that are not elementwise may be sizes, which follow the widths.
+    """
+    kinds = (int, float) if torch.Tag.pointwise in record.func.tags else float
     was, now = (
-        [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=is_operand) if isinstance(leaf, (int, float))]
+        [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=is_operand) if isinstance(leaf, kinds)]
         for arguments in (record.arguments, (args, kwargs))
     )
-    changed = next((pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), None)
-    if changed is None:
-        return ""
-    return f"{record.op} uses {changed[1]:g} when channels are added, where it used {changed[0]:g}"
+    for before, after in zip(was, now, strict=False):
+        if before != after and not (before != before and after != after):
+            return f"{record.op} uses {after:g} when channels are added, where it used {before:g}"
+    return ""
 
 
 def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Reason]:

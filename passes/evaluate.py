@@ -1,4 +1,4 @@
-"""Evaluate: what an integer expression of a traced forward comes to at other widths, or for another input.
+"""Evaluate: what an expression of a traced forward comes to at other widths, and whether the model's input decides it.
 
 In: a node whose operands were recorded with their types. Out: its value, or ``UNKNOWN`` where it is made of more than
 shapes and numbers.
@@ -6,13 +6,14 @@ shapes and numbers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
 
 from netaug_fx.passes import channels
-from netaug_fx.passes.channels import Type, Var
+from netaug_fx.passes.channels import Fixed, Type, Var
 from netaug_fx.passes.recorder import Operand, node_records
 
 
@@ -22,33 +23,45 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
-_MOVED = 7  # how far another input's sizes are from the example's: prime, so that few expressions come out alike
 
 
-def evaluate(value: Any, widths: Mapping[Var, int], call: int = 0, *, moved: bool = False) -> Any:
+def evaluate(value: Any, widths: Mapping[Var, int], call: int = 0) -> Any:
     """The value of an expression at other widths.
 
     Args:
         value: A node, or a structure of nodes and plain values.
         widths: Width by variable; others have the example's.
         call: Which of the recorded calls of the forward.
-        moved: Whether sizes that follow the model's input are others than in the example.
     """
-    return _Evaluation(widths, call, moved).value(value)
+    return Evaluation(widths, call).of(value)
 
 
-class _Evaluation:
-    def __init__(self, widths: Mapping[Var, int], call: int, moved: bool) -> None:
-        self.widths, self.call, self.moved = widths, call, moved
+class Evaluation:
+    """One evaluation of expressions at given widths.
 
-    def value(self, item: Any) -> Any:
+    Attributes:
+        reads_input: Whether a size that follows the model's input was read on the way.
+    """
+
+    def __init__(self, widths: Mapping[Var, int], call: int = 0) -> None:
+        self.widths, self.call = widths, call
+        self.reads_input = False
+        self.known: dict[fx.Node, Any] = {}
+
+    def of(self, value: Any) -> Any:
+        """The value of a node or of a structure of nodes."""
+        return self._plain(self._value(value))
+
+    def _value(self, item: Any) -> Any:
         if isinstance(item, fx.Node):
-            return self._node(item)
+            if item not in self.known:
+                self.known[item] = self._node(item)
+            return self.known[item]
         if isinstance(item, (tuple, list)):
-            items = [self.value(each) for each in item]
+            items = [self._value(each) for each in item]
             return UNKNOWN if UNKNOWN in items else tuple(items)
         if isinstance(item, slice):
-            ends = self.value((item.start, item.stop, item.step))
+            ends = self._plain(self._value((item.start, item.stop, item.step)))
             return UNKNOWN if ends is UNKNOWN else slice(*ends)
         return item
 
@@ -56,25 +69,55 @@ class _Evaluation:
         records = node_records(node)
         if len(records) > self.call and isinstance(records[self.call].result, Operand):
             return records[self.call].result
-        arguments = self.value(node.args)
+        arguments = self._value(node.args)
         if arguments is UNKNOWN or node.kwargs or not arguments:
             return UNKNOWN
         try:
             if isinstance(arguments[0], Operand):
                 return self._of_tensor(node, *arguments)
             if node.op == "call_function":
-                return node.target(*arguments)  # type: ignore[operator]
+                return self._of_numbers(node.target, arguments)
         except (TypeError, ValueError, IndexError, ArithmeticError, AttributeError):
             return UNKNOWN
         return UNKNOWN
 
     def _of_tensor(self, node: fx.Node, tensor: Operand, *rest: Any) -> Any:
-        shape = tuple(self._size(dim) for dim in tensor.dims)
+        shape = _Shape(tensor.dims)
         if node.target is getattr and rest[0] == "shape":
             return shape
         if node.target == "size":
-            return shape[rest[0]] if rest else shape
-        return len(shape) if node.target in ("dim", "ndimension") else UNKNOWN
+            return self._size(shape.dims[self._plain(rest[0])]) if rest else shape
+        return len(shape.dims) if node.target in ("dim", "ndimension") else UNKNOWN
+
+    def _of_numbers(self, target: Any, arguments: Any) -> Any:
+        first = arguments[0]
+        if isinstance(first, _Shape) and target is operator.getitem:  # reads no size but the one that it takes
+            found = first.dims[self._plain(arguments[1])]
+            return _Shape(found) if isinstance(found, tuple) else self._size(found)
+        if isinstance(first, _Shape) and target is len:
+            return len(first.dims)
+        return target(*self._plain(arguments))
+
+    def _plain(self, value: Any) -> Any:
+        """Numbers in place of shapes."""
+        if isinstance(value, _Shape):
+            return tuple(self._size(dim) for dim in value.dims)
+        return tuple(self._plain(item) for item in value) if isinstance(value, tuple) else value
 
     def _size(self, dim: Type) -> int:
-        return channels.size_at(dim, self.widths) + _MOVED * (self.moved and channels.follows_input(dim))
+        self.reads_input |= _follows_input(dim)
+        return channels.size_at(dim, self.widths)
+
+
+class _Shape:
+    """A shape of which no size was read yet."""
+
+    def __init__(self, dims: tuple[Type, ...]) -> None:
+        self.dims = dims
+
+
+def _follows_input(t: Type) -> bool:
+    """As ``channels.follows_input``, and also for sizes of one, which another input may have otherwise."""
+    t = channels.resolve(t)
+    one = isinstance(t, Fixed) and t.reason is not None and t.reason.text in (channels.OF_INPUT, channels.OF_SPACE)
+    return one or channels.follows_input(t)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,12 +25,12 @@ from netaug_fx.passes.channels import Fixed, Reason, Source, Type
 from netaug_fx.passes.context import Context, Mixing
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.observe import Observed
-from netaug_fx.passes.recorder import OpRecord
+from netaug_fx.passes.recorder import OpRecord, plain_arguments
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, prepare_
 from netaug_fx.passes.rules import lookup_leaf
 from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
 from netaug_fx.passes.source_scan import names_used
-from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, same_code, trace
+from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, trace
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of the model's forward."""
@@ -38,10 +38,15 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class TracedForward:
-    """A forward that torch.fx follows, in both training modes; nodes of ``graphs`` carry types in their ``meta``."""
+    """A forward that torch.fx follows.
+
+    Attributes:
+        graphs: By training mode; nodes carry types in their ``meta``.
+        constants: Plain attributes of the module that the forward names, whose values the graphs hold.
+    """
 
     graphs: Mapping[bool, fx.Graph]
-    depends_on_mode: bool
+    constants: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ class Analysis:
     operators: Mapping[bool, tuple[OpRecord, ...]]
     fills_caches: bool
     on_fake_tensors: bool
+
+    def without_forward(self, path: str, why: str) -> Analysis:
+        """The same, but a module's forward is taken for one that cannot be traced."""
+        forwards = {name: forward for name, forward in self.forwards.items() if name != path}
+        return replace(self, forwards=forwards, opaque={**self.opaque, path: why})
 
 
 def infer(model: nn.Module, inputs: Inputs, observed: Observed | None = None) -> Analysis:
@@ -285,7 +295,7 @@ class _Inference:
             if len(graphs) < 2:
                 self.opaque[path] = next(each.failure for each in found.values() if each.graph is None)
             elif any(carries_sizes(graph) for graph in graphs.values()):
-                self.forwards[path] = TracedForward(graphs, not same_code(graphs[False], graphs[True]))
+                self.forwards[path] = TracedForward(graphs, _constants(self.copy.get_submodule(path), used[path]))
 
     def _run_traced(self, operators: Mapping[bool, tuple[OpRecord, ...]]) -> bool:
         """Runs the graphs in place of their forwards, for the types of their nodes.
@@ -323,6 +333,12 @@ class _Inference:
         self.opaque[path] = why
 
 
+def _constants(module: nn.Module, names: frozenset[str]) -> dict[str, Any]:
+    """Numbers, words and flags that a forward may read from its module; ``training`` has a graph for each value."""
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+    return {name: value for name, value in plain.items() if name in names and name != "training"}
+
+
 def _own_dim(tensor: Tensor, name: str, dim: int) -> Type:
     """A parameter's or buffer's dimension: a width of its own, unless its values are numbers of something."""
     size = int(tensor.shape[dim])
@@ -353,10 +369,10 @@ def _names(records: tuple[OpRecord, ...]) -> list[str]:
 
 
 def _modules_that_differ(a: tuple[OpRecord, ...], b: list[OpRecord]) -> set[str]:
-    def by_module(records: Any) -> dict[str, list[tuple[str, Any]]]:
-        found: dict[str, list[tuple[str, Any]]] = {}
+    def by_module(records: Any) -> dict[str, list[tuple[str, Any, str]]]:
+        found: dict[str, list[tuple[str, Any, str]]] = {}
         for record in records:
-            found.setdefault(record.module, []).append((record.op, record.shapes))
+            found.setdefault(record.module, []).append((record.op, record.shapes, plain_arguments(record.arguments)))
         return found
 
     left, right = by_module(a), by_module(b)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
 from netaug_fx.passes.layout import Grow, layout_of, positions
-from netaug_fx.passes.recorder import Operand, OpRecord, is_operand
+from netaug_fx.passes.recorder import Operand, OpRecord, is_operand, plain_arguments
 from netaug_fx.passes.rules import tensor_leaves
 
 _MOVING = frozenset(
@@ -30,7 +30,7 @@ _MOVING = frozenset(
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
     )
 )  # fmt: skip
-_LARGEST = 1 << 22
+_LARGEST = 1 << 27
 
 
 def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int], checked: set[Any]) -> str:
@@ -41,16 +41,23 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
         args: Its positional arguments in the widened net.
         kwargs: Its keyword arguments in the widened net.
         widths: The widened net's widths.
-        checked: Calls that were found right already, at whatever widths, to be added to.
+        checked: Calls that were found right already, at these widths, to be added to.
     """
     if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
         return ""
     operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
     tensors = tensor_leaves((args, kwargs))
-    if len(tensors) != len(operands) or any(t.numel() > _LARGEST or t.is_complex() for t in tensors):
+    if len(tensors) != len(operands) or any(t.is_complex() for t in tensors):
         return ""
-    plain = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if not is_operand(leaf)]
-    key = (record.func, repr(plain), *((o.shape, o.dims) for o in operands), *record.dims)
+    if any(t.numel() > _LARGEST for t in tensors):
+        return f"{record.op} moves more than {_LARGEST:,} elements, too many to follow where they go"
+    key = (
+        record.func,
+        plain_arguments(record.arguments),
+        plain_arguments((args, kwargs)),
+        *((tuple(t.shape), o.dims) for t, o in zip(tensors, operands, strict=True)),
+        *record.dims,
+    )
     if key in checked:
         return ""
     with _disable_current_modes(), torch.no_grad():

@@ -1,13 +1,13 @@
-"""Observe: what a model gives for real, before anything is assumed of it, and whether a supernet's target gives it too.
+"""Observe: what a model gives for real, before anything is assumed of it.
 
 In: the model and its inputs. Out: an ``Observed``: its outputs, its buffers after them, and the operators that ran, in
-evaluation and in training mode. ``infer`` holds its run on fake tensors against the operators, ``check_target`` holds
-the target against the rest.
+evaluation and in training mode, with attention as plain products. ``infer`` holds its run on fake tensors against the
+operators, ``check_real`` holds the supernet against the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netaug_fx.errors import CheckError, TraceError
+from netaug_fx.errors import TraceError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.rules import tensor_leaves
 from netaug_fx.passes.running import neutral, output_tensors
@@ -55,10 +55,10 @@ def observe(model: nn.Module, inputs: Inputs) -> Observed:
     for training in (False, True):
         names = Names()
         try:
-            outputs[training] = _outputs(copied, inputs, training, names)
+            outputs[training] = outputs_of(copied, inputs, training, names)
         except Exception as error:  # the user's code may fail in any way
             raise TraceError(
-                f"the model does not run on the example inputs in {_mode(training)} mode: "
+                f"the model does not run on the example inputs in {mode_name(training)} mode: "
                 f"{type(error).__name__}: {error}. Check the shape, dtype and device of example_inputs"
             ) from error
         named = copied.named_buffers(remove_duplicate=False)
@@ -81,39 +81,16 @@ class Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def check_target(supernet: nn.Module, observed: Observed, inputs: Inputs) -> None:
-    """Runs the target on the inputs that the model was observed on, in both training modes.
-
-    Raises:
-        CheckError: an output or a buffer differs in a single bit.
-    """
-    copied = copy_model(supernet)
-    for training in (False, True):
-        got, expected = _outputs(copied, inputs, training), observed.outputs[training]
-        differs = f"in {_mode(training)} mode differ from those of {type(supernet).__name__}"
-        if len(got) != len(expected) or not _equal(got, expected):
-            raise CheckError(f"the target's outputs {differs}")
-        own = dict(copied.named_buffers(remove_duplicate=False))
-        buffers = observed.buffers[training]
-        if not _equal((own[name] for name in buffers), buffers.values()):
-            raise CheckError(f"the target's buffers after a pass {differs}")
-
-
-def _mode(training: bool) -> str:
+def mode_name(training: bool) -> str:
+    """A training mode in words."""
     return "training" if training else "evaluation"
 
 
-def _outputs(net: nn.Module, inputs: Inputs, training: bool, names: Names | None = None) -> list[Tensor]:
+def outputs_of(net: nn.Module, inputs: Inputs, training: bool, names: Names | None = None) -> list[Tensor]:
+    """The tensors of one output, from fixed random numbers; attention runs as it does in ``infer``."""
     net.train(training)
-    with neutral(fast_paths=False):  # as infer runs it, so that the operators can be compared
+    with neutral(fast_paths=False):
         torch.manual_seed(0)
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
         with names or nullcontext():
             return output_tensors(net(*args, **kwargs))
-
-
-def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:
-    return all(
-        a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
-        for a, b in zip(ours, theirs, strict=True)
-    )

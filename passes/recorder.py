@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,6 +45,12 @@ class Operand:
 def is_operand(leaf: Any) -> bool:
     """Tells pytree functions where to stop."""
     return isinstance(leaf, Operand)
+
+
+def plain_arguments(arguments: Any) -> str:
+    """The arguments of an operator that are no tensors, in words."""
+    leaves = pytree.tree_leaves(arguments, is_leaf=is_operand)
+    return repr([leaf for leaf in leaves if not is_operand(leaf) and not isinstance(leaf, Tensor)])
 
 
 @dataclass(frozen=True)
@@ -286,14 +293,18 @@ def follow_modules(model: nn.Module, mode: RuleMode) -> list[Removable]:
 
 
 def _skeleton(value: Any) -> Any:
-    """The classes that a result is made of, without its tensors."""
+    """The classes that a result is made of, without its tensors; an interpreted graph's own containers are plain."""
+    kind = _PLAIN.get(type(value), type(value))
     if isinstance(value, Mapping):
-        return type(value), {key: _skeleton(item) for key, item in value.items()}
+        return kind, {key: _skeleton(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value), [_skeleton(item) for item in value]
+        return kind, [_skeleton(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return type(value), [_skeleton(getattr(value, each.name)) for each in dataclasses.fields(value)]
-    return Tensor if isinstance(value, Tensor) else type(value)
+        return kind, [_skeleton(getattr(value, each.name)) for each in dataclasses.fields(value)]
+    return Tensor if isinstance(value, Tensor) else kind
+
+
+_PLAIN: dict[type, type] = {immutable_dict: dict, immutable_list: list}
 
 
 def interpreted(module: nn.Module, graph: fx.Graph) -> Callable[[RuleMode], Callable[..., Any]]:

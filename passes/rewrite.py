@@ -19,7 +19,7 @@ from netaug_fx.elastic import STATE
 from netaug_fx.guards import expect
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Mismatch, Type, Var
-from netaug_fx.passes.evaluate import UNKNOWN, evaluate
+from netaug_fx.passes.evaluate import UNKNOWN, Evaluation, evaluate
 from netaug_fx.passes.recorder import Operand, node_records
 from netaug_fx.passes.slots import SIZE_NAMES, Slot, finder_of, put_, sizes_slot, value_at
 
@@ -187,12 +187,12 @@ def _guards(node: fx.Node) -> bool:
 
 
 def _only_by_width(value: Any, widths: Mapping[Var, int]) -> Any:
-    """An expression's value in the original, if other widths change it and other inputs do not; else None."""
-    original = evaluate(value, {})
-    if original is UNKNOWN or isinstance(original, Operand):
+    """An expression's value in the original, if other widths change it and the input takes no part; else None."""
+    at_home, elsewhere = Evaluation({}), Evaluation(widths)
+    original, changed = at_home.of(value), elsewhere.of(value)
+    if UNKNOWN in (original, changed) or isinstance(original, Operand) or original == changed:
         return None
-    changed = evaluate(value, widths) not in (original, UNKNOWN)
-    return original if changed and evaluate(value, {}, moved=True) == original else None
+    return None if at_home.reads_input or elsewhere.reads_input else original
 
 
 _NAMES = SIZE_NAMES | {"shape", "size"}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from netaug_fx.passes.patches import patched
 from netaug_fx.passes.rules import lookup_leaf
 from netaug_fx.passes.tracer import Call, OwnForward, drop_assertions
 
@@ -43,7 +44,7 @@ def trace(module: nn.Module, call: Call | None = None) -> ForwardTrace:
     """Traces ``module.forward`` in the module's present training mode.
 
     Args:
-        module: The module; attributes that its forward assigns are put back.
+        module: The module; what its forward assigns to attributes, or adds to lists and dicts, is put back.
         call: Arguments of one call, from which questions of control flow are answered; the module may be run on them.
 
     Returns:
@@ -58,12 +59,12 @@ def trace(module: nn.Module, call: Call | None = None) -> ForwardTrace:
         try:
             tracer = OwnForward(call)
             tracer.traced_func_name = _name_of_forward(module)
-            with tracer.recording_factories():
+            with torch.enable_grad(), patched(tracer):
                 graph = tracer.trace(module)
         except Exception as error:  # user code meets a Proxy: any exception at all means "cannot be followed"
             return ForwardTrace(None, f"torch.fx cannot follow it: {first_line(error)}")
         finally:
-            assigns = _put_back(module, attributes)
+            assigns = _put_back(attributes)
     return ForwardTrace(None, why) if (why := _refused(graph, state, assigns)) else ForwardTrace(graph)
 
 
@@ -85,20 +86,36 @@ def _refused(graph: fx.Graph, state: object, assigns: bool) -> str:
     return ""
 
 
-def _attributes(module: nn.Module) -> list[tuple[dict[str, object], dict[str, object]]]:
-    tables = [module.__dict__, module._parameters, module._buffers, module._modules]
-    return [(table, dict(table)) for table in tables]
+_State = list[tuple[Any, Any]]
+"""Tables and containers of a module and all below it, each with a copy of what it held."""
 
 
-def _put_back(module: nn.Module, attributes: list[tuple[dict[str, object], dict[str, object]]]) -> bool:
-    """Undoes what a trace assigned to the module; returns whether there was anything."""
+def _attributes(module: nn.Module) -> _State:
+    state: _State = []
+    for each in module.modules():
+        tables = [each.__dict__, each._parameters, each._buffers, each._modules]
+        held = [value for value in each.__dict__.values() if isinstance(value, (list, dict, set))]
+        state.extend((item, item.copy()) for item in (*tables, *held))
+    return state
+
+
+def _put_back(state: _State) -> bool:
+    """Undoes what a trace assigned or added; returns whether there was anything."""
     changed = False
-    for table, before in attributes:
-        if table.keys() != before.keys() or any(table[name] is not value for name, value in before.items()):
+    for item, before in state:
+        if not _same(item, before):
             changed = True
-            table.clear()
-            table.update(before)
+            item.clear()
+            item.extend(before) if isinstance(item, list) else item.update(before)
     return changed
+
+
+def _same(item: Any, before: Any) -> bool:
+    if len(item) != len(before):
+        return False
+    if isinstance(item, dict):
+        return all(name in item and item[name] is value for name, value in before.items())
+    return all(a is b for a, b in zip(item, before, strict=True))
 
 
 def _copy_graph(graph: fx.Graph) -> fx.Graph:

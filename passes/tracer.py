@@ -3,7 +3,8 @@
 In: a module and the arguments of one call of it. Out: a graph whose inputs are the forward's parameters. Plain torch.fx
 cannot follow a forward that asks whether an optional argument is there, how many items a list has, or how large an
 image is; here such questions are answered from the example, and each answer leaves a guard in the graph
-(``netaug_fx.guards``). Numbers stay symbolic, so that sizes are still followed.
+(``netaug_fx.guards``). Numbers stay symbolic, so that sizes are still followed. What a graph would not repeat (modes of
+gradients and precision) raises, and the forward stays opaque.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -22,19 +22,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import map_arg
-from torch.fx.proxy import Proxy
+from torch.fx.proxy import Proxy, TraceError
 
-from netaug_fx.guards import expect
+from netaug_fx.guards import expect, structure
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of a module's forward."""
 
-_FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "linspace", "eye", "tensor", "as_tensor")
-_OF_DTYPES = ("finfo", "iinfo")
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n([^\n]*)')
 _OWN = (os.path.dirname(torch.__file__), os.path.abspath(__file__))
 _PLAIN = (type(None), bool, str, torch.dtype, torch.device, torch.memory_format)
-_DEFAULTS = (type(None), bool, int, float, str)
+_OF_GRADIENTS = ("requires_grad", "grad", "grad_fn", "is_leaf")
+_gradients_are_on = torch.is_grad_enabled  # the function itself, which is patched while tracing
+_FOLLOWED_NOWHERE = ("torch", "builtins", "_operator", "math", "netaug_fx")
 
 
 class OwnForward(fx.Tracer):
@@ -59,76 +59,68 @@ class OwnForward(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """One placeholder a parameter; those that only decide the way are handed over as they are, under a guard."""
+        """One placeholder a parameter; each is handed over as in the call, since a decorator may look at how."""
         if self.call is None:
             return super().create_args_for_root(root_fn, is_module, concrete_args)
         args, kwargs = self.call
-        signature = inspect.signature(inspect.unwrap(root_fn))
-        bound = signature.bind(self.root, *args, **kwargs)
+        bound = inspect.signature(inspect.unwrap(root_fn)).bind(self.root, *args, **kwargs)
+        given = set(bound.arguments)
         bound.apply_defaults()
-        _own, *parameters = signature.parameters.values()
-        values = {each.name: self._argument(each, bound.arguments[each.name]) for each in parameters}
-        # handed over as in the call: a decorator may look at what was given, and how
+        _own, *parameters = bound.signature.parameters.values()
         in_order: list[Any] = []
+        by_name: dict[str, Any] = {}
         for parameter in parameters:
+            value = self._argument(parameter, bound.arguments[parameter.name], parameter.name in given)
             if parameter.kind is parameter.VAR_POSITIONAL:
-                in_order.extend(values[parameter.name])
-            elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                in_order.append(values[parameter.name])
-        named: dict[str, Any] = {}
-        for name in kwargs:
-            rest: Any = next((values[each.name] for each in parameters if each.kind is each.VAR_KEYWORD), {})
-            named[name] = rest[name] if name in rest else values[name]
-        return (lambda root: root_fn(root, *in_order[: len(args)], **named)), [self.root]
+                in_order.extend(value)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                by_name |= value
+            else:
+                by_name[parameter.name] = value
+                if parameter.kind is not parameter.KEYWORD_ONLY:
+                    in_order.append(value)
+        return (lambda root: root_fn(root, *in_order[: len(args)], **{name: by_name[name] for name in kwargs})), [
+            self.root
+        ]
 
-    def _argument(self, parameter: inspect.Parameter, value: Any) -> Any:
+    def _argument(self, parameter: inspect.Parameter, value: Any, given: bool) -> Any:
+        """What the forward is handed for a parameter: a proxy, or the value itself under a guard.
+
+        A parameter that the call left out keeps its default, whatever that is.
+        """
         stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
         stars = "**" if parameter.kind is parameter.VAR_KEYWORD else stars
-        has_default = not stars and isinstance(parameter.default, _DEFAULTS)
-        default = (parameter.default,) if has_default else ()
+        default = () if stars or parameter.default is parameter.empty else (parameter.default,)
         proxy = self.create_proxy("placeholder", stars + parameter.name, default, {})
         self.values[proxy.node] = value
+        what = f"argument {parameter.name!r}"
+        if not (given or stars):
+            self._guard(proxy.node, value, what)
+            return value
+        self._guard_structure(proxy, value, what)
         if stars == "*":
-            self._guard(self.create_proxy("call_function", len, (proxy,), {}), len(value), parameter.name)
-            return [self._item(proxy, index, item, f"{parameter.name}[{index}]") for index, item in enumerate(value)]
+            return [self._item(proxy, index, item) for index, item in enumerate(value)]
         if stars == "**":
-            names = self.create_proxy("call_function", sorted, (proxy,), {})
-            self._guard(names, sorted(value), f"what is given as {parameter.name}")
-            return {name: self._item(proxy, name, item, name) for name, item in value.items()}
-        return self._decided(proxy, value, parameter.name)
+            return {name: self._item(proxy, name, item) for name, item in value.items()}
+        return self._decided(proxy, value, what)
 
-    def _item(self, proxy: Proxy, key: Any, value: Any, name: str) -> Any:
+    def _item(self, proxy: Proxy, key: Any, value: Any) -> Any:
         item = self.create_proxy("call_function", operator.getitem, (proxy, key), {})
-        return self._decided(item, value, name)
+        return self._decided(item, value, f"argument {key!r}")
 
-    def _decided(self, proxy: Proxy, value: Any, name: str) -> Any:
-        if isinstance(value, Tensor):
-            self._guard(
-                self.create_proxy("call_function", torch.is_tensor, (proxy,), {}), True, f"{name!r} being given"
-            )
+    def _decided(self, proxy: Proxy, value: Any, what: str) -> Any:
+        """What only decides the way is handed over as it is."""
         if not isinstance(value, _PLAIN):
             return proxy
-        self._guard(proxy, value, f"argument {name!r}")
+        self._guard(proxy.node, value, what)
         return value
 
-    def create_arg(self, a: Any) -> Any:
-        """An argument or result of a node; results of a class of their own (data classes, dicts) keep it."""
-        if dataclasses.is_dataclass(a) and not isinstance(a, type):
-            given = {each.name: self.create_arg(getattr(a, each.name)) for each in dataclasses.fields(a) if each.init}
-            return self.create_node("call_function", type(a), (), given)
-        if isinstance(a, dict) and type(a) not in (dict, immutable_dict):
-            return self.create_node("call_function", type(a), (super().create_arg(dict(a)),), {})
-        return super().create_arg(a)
+    def _guard_structure(self, proxy: Proxy, value: Any, what: str) -> None:
+        found = self.create_node("call_function", structure, (proxy.node,), {})
+        self._guard(found, structure(value), f"what is given as {what}")
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        """A node; but functions that were wrapped to be nodes (``torch.fx.wrap``) may hold widths, and are followed."""
-        wrapped = kind == "call_function" and isinstance(target, FunctionType) and target is not expect
-        if wrapped and target.__module__.partition(".")[0] not in ("torch", "builtins", "_operator", "math"):
-            return target(*args, **kwargs)
-        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
-
-    def _guard(self, proxy: Proxy, expected: Any, what: str) -> None:
-        self.create_node("call_function", expect, (proxy.node, expected, what), {})
+    def _guard(self, node: fx.Node, expected: Any, what: str) -> None:
+        self.create_node("call_function", expect, (node, self.create_arg(expected), what), {})
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -141,7 +133,8 @@ class OwnForward(fx.Tracer):
         value = self.value_of(obj.node)
         if isinstance(value, Tensor) or value is _UNKNOWN:
             return super().to_bool(obj)
-        self._guard(self.create_proxy("call_function", bool, (obj,), {}), bool(value), _condition(obj.node))
+        asked = self.create_node("call_function", bool, (obj.node,), {})
+        self._guard(asked, bool(value), _condition(obj.node))
         return bool(value)
 
     def iter(self, obj: Proxy) -> Iterator[Any]:
@@ -154,15 +147,23 @@ class OwnForward(fx.Tracer):
         value = self.value_of(obj.node)
         if not isinstance(value, (tuple, list)):
             list(super().iter(obj))
-        self._guard(self.create_proxy("call_function", len, (obj,), {}), len(value), f"the length of {obj.node.name!r}")
+        asked = self.create_node("call_function", len, (obj.node,), {})
+        self._guard(asked, len(value), f"the length of {obj.node.name!r}")
         return len(value)
 
     def value_of(self, node: fx.Node) -> Any:
         """What a node gives on the example, computed when it is asked for; ``_UNKNOWN`` without an example."""
-        if node not in self.values:
-            inputs = [self.value_of(each) for each in node.all_input_nodes]
-            unknown = self.call is None or any(value is _UNKNOWN for value in inputs)
-            self.values[node] = _UNKNOWN if unknown else self._evaluate(node)
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            missing = [each for each in top.all_input_nodes if each not in self.values]
+            if top in self.values:
+                stack.pop()
+            elif missing:
+                stack.extend(missing)
+            else:
+                unknown = self.call is None or any(self.values[each] is _UNKNOWN for each in top.all_input_nodes)
+                self.values[stack.pop()] = _UNKNOWN if unknown else self._evaluate(top)
         return self.values[node]
 
     def _evaluate(self, node: fx.Node) -> Any:
@@ -170,18 +171,43 @@ class OwnForward(fx.Tracer):
         kwargs: Any = map_arg(node.kwargs, lambda each: self.values[each])
         self.evaluating = True
         try:
-            if node.op == "get_attr":
-                return _attribute(self.root, str(node.target))
-            if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            function: Any = node.target
-            return function(*args, **kwargs)
+            with torch.no_grad():
+                if node.op == "get_attr":
+                    return operator.attrgetter(str(node.target))(self.root)
+                if node.op == "call_module":
+                    return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                function: Any = node.target
+                return function(*args, **kwargs)
         finally:
             self.evaluating = False
 
     # -- what is recorded --------------------------------------------------------------------------
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node; gradients are on while tracing, so that a forward that switches them off is noticed."""
+        if not _gradients_are_on():
+            raise TraceError("it switches gradients off for a part, which a graph would not repeat")
+        return super().create_node(*args, **kwargs)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        """A node; but functions that were wrapped to be nodes (``torch.fx.wrap``) may hold widths, and are followed."""
+        if target is getattr and args[1] in _OF_GRADIENTS:
+            raise TraceError(f"it asks a tensor for {args[1]}, which depends on who runs it")
+        wrapped = kind == "call_function" and isinstance(target, FunctionType)
+        if wrapped and target.__module__.partition(".")[0] not in _FOLLOWED_NOWHERE:
+            return target(*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
+
+    def create_arg(self, a: Any) -> Any:
+        """An argument or result of a node; results of a class of their own (data classes, dicts) keep it."""
+        if dataclasses.is_dataclass(a) and not isinstance(a, type):
+            given = {each.name: self.create_arg(getattr(a, each.name)) for each in dataclasses.fields(a) if each.init}
+            return self.create_node("call_function", type(a), (), given)
+        if isinstance(a, dict) and type(a) not in (dict, immutable_dict):
+            return self.create_node("call_function", type(a), (super().create_arg(dict(a)),), {})
+        return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Children stay calls."""
@@ -194,29 +220,6 @@ class OwnForward(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Records a tensor's use; hands it over where a value is asked for."""
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    @contextmanager
-    def recording_factories(self) -> Iterator[None]:
-        """Tensors made in the forward become nodes too, which torch.fx would fail on or keep as constants; so does what
-        is asked about a data type."""
-        originals = {name: getattr(torch, name) for name in (*_FACTORIES, *_OF_DTYPES)}
-
-        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-            def record(*args: Any, **kwargs: Any) -> Any:
-                known = function.__name__ in _OF_DTYPES and not any(isinstance(each, Proxy) for each in args)
-                if self.evaluating or known:
-                    return function(*args, **kwargs)
-                return self.create_proxy("call_function", function, args, kwargs)
-
-            return record
-
-        for name, function in originals.items():
-            setattr(torch, name, recorded(function))
-        try:
-            yield
-        finally:
-            for name, function in originals.items():
-                setattr(torch, name, function)
 
 
 class _Unknown:
@@ -245,12 +248,6 @@ class _Proxy(Proxy):
         tracer = self.tracer
         assert isinstance(tracer, OwnForward)
         return tracer.length(self)
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module
 
 
 def _condition(node: fx.Node) -> str:

@@ -69,7 +69,9 @@ class _Widening:
         if keeps_statistics and "track_running_stats" in module.__dict__:
             follows.add("track_running_stats")
         own_forward = module.__dict__.pop("forward", None) if forwards else None
-        module.__dict__[STATE] = ModuleState(self.active, tensors, integers, sizes, forwards, own_forward)
+        constants = self.analysis.forwards[path].constants if forwards else {}
+        state = ModuleState(self.active, tensors, integers, sizes, forwards, constants, own_forward)
+        module.__dict__[STATE] = state
         module.__class__ = elastic_class(type(module), frozenset(tensors), frozenset(follows), bool(forwards), mixin)
 
     def _layout(self, t: Type) -> Layout:

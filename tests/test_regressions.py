@@ -556,3 +556,21 @@ def test_writing_in_place_is_followed() -> None:
     supernet = augmented(WritesInPlace(), x)
     assert grows(supernet, "a.weight")
     invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
+
+
+class ReturnsADict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        hidden = self.a(x).view(-1, 2, 3).transpose(1, 2).reshape(-1, 6)
+        return {"logits": self.b(hidden), "more": [x.mean()]}
+
+
+def test_a_forward_that_returns_a_dict_is_rewritten() -> None:
+    x = torch.randn(4, 3)
+    supernet = augmented(ReturnsADict(), x)
+    assert grows(supernet, "a.weight")
+    with supernet.augmented():
+        assert type(supernet(x)) is dict

@@ -14,9 +14,10 @@ from netaug_fx.errors import CheckError, PlanError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Concat, Product, Reason, Var
 from netaug_fx.passes.check import check
+from netaug_fx.passes.check_real import check_target
 from netaug_fx.passes.context import Context, Dims
 from netaug_fx.passes.infer import infer
-from netaug_fx.passes.observe import check_target, observe
+from netaug_fx.passes.observe import observe
 from netaug_fx.passes.plan import Plan, plan
 from netaug_fx.passes.rules import RULES
 from netaug_fx.passes.widen import widen

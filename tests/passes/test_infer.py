@@ -183,7 +183,7 @@ def test_forwards_with_sizes_are_traced_and_others_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), Literal(), Opaque(), nn.Linear(24, 2))
     analysis = analysed(model, IMAGE)
     assert "1" in analysis.forwards
-    assert not analysis.forwards["1"].depends_on_mode
+    assert analysis.forwards["1"].constants == {}
     assert "torch.fx cannot follow it: TraceError: Proxy object cannot be iterated" in analysis.opaque["2"]
     assert "2" not in analysis.forwards
     assert "3" not in analysis.forwards
