@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -30,7 +31,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.coverage_table import summary, why_not
+from benchmarks.coverage_table import NOT_ASKED, summary, why_not
 from netaug_fx.atomic import atomic_path
 
 ZOOS = ("timm", "torchvision", "transformers", "random")
@@ -41,12 +42,25 @@ Row = dict[str, Any]
 
 
 def versions(zoo: str) -> dict[str, str]:
-    """What a row depends on: python, torch, the zoo's package."""
+    """What a row depends on: python, torch, the zoo's package, and the code that is measured and measures."""
     packages = ["torch", *([zoo] if zoo != "random" else []), "onnx", "onnxruntime", "onnxscript"]
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         **{name: importlib.metadata.version(name) for name in packages},
+        "code": code_version(zoo),
     }
+
+
+def code_version(zoo: str) -> str:
+    """A hash of the compiler, of the checks, and of the zoo's list."""
+    root = Path(__file__).parent.parent
+    measured = [*(root / "passes").rglob("*.py"), *(root / "netaug_fx").glob("*.py")]
+    measuring = ["benchmarks/coverage_check.py", f"benchmarks/zoos/{zoo}_nets.py"]
+    measuring += ["tests/invariants.py", "tests/original_statistics.py", "tests/wirings/registry.py"]
+    digest = hashlib.sha256()
+    for path in sorted({*measured, *(root / name for name in measuring)}):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def zoo_module(zoo: str) -> Any:
@@ -189,10 +203,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--memory", type=float, default=8.0, help="memory limit of one net, GiB (default: 8)")
     p.add_argument("--no-onnx", action="store_true", help="do not export (exporting takes longer than all else)")
     p.add_argument("--retry", action="store_true", help="run nets again that failed before")
+    p.add_argument("--keep-older", action="store_true", help="take rows of other versions for done, too")
     p.add_argument("--again", action="store_true", help="run all chosen nets again")
     p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
     p.add_argument("--out", type=Path, help="the JSONL file (default: benchmarks/results/coverage_<zoo>.jsonl)")
     return p
+
+
+def is_done(row: Row, stamp: dict[str, str], options: argparse.Namespace) -> bool:
+    """Whether a net need not be run (again)."""
+    if options.again or (options.retry and not row["counted"]):
+        return False
+    if row["versions"] != stamp and not options.keep_older:
+        return False
+    asked_less = row.get("checks", {}).get("onnx") == NOT_ASKED
+    return not (asked_less and not options.no_onnx)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -208,11 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stamp, rows = versions(options.zoo), read_rows(path)
         names = chosen_names(options.zoo, options.names)
         nets = within_limit(options.zoo, names, options.max_params)
-        done = {
-            name
-            for name, row in rows.items()
-            if row["versions"] == stamp and not options.again and (row["counted"] or not options.retry)
-        }
+        done = {name for name, row in rows.items() if is_done(row, stamp, options)}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"])
         run_all(
@@ -225,7 +246,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             stamp=stamp,
         )
         tidy_(path)
-    print(summary(list(read_rows(path).values())))
+    else:
+        nets = within_limit(options.zoo, chosen_names(options.zoo, options.names), options.max_params)
+    rows = read_rows(path)
+    print(summary([rows[name] for name, _ in nets if name in rows], listed=len(nets)))
 
 
 if __name__ == "__main__":

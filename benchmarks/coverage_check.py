@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import netaug_fx
+from benchmarks.coverage_table import NOT_ASKED
 from benchmarks.zoos import Inputs, Net
 from netaug_fx.api import Compiled, compile_model, hand_over
 from netaug_fx.errors import ExportError, NetAugError
@@ -38,7 +39,6 @@ from tests.wirings.registry import randomise
 RATIO = 1.5
 SMALL_SIZES = (64, 96, 128, 160, 192)
 TOLERANCE = 1e-6
-NOT_ASKED = "n/a: not asked"
 
 Answers = dict[str, Any]
 
@@ -189,7 +189,10 @@ def _outputs(compiled: Compiled, net: Supernet, inputs: Inputs, widths: dict[str
 def _distance(a: Tensor, b: Tensor) -> float:
     if not a.numel() or torch.equal(a, b):
         return 0.0
-    a, b = torch.nan_to_num(a.double()), torch.nan_to_num(b.double())
+    a, b = a.double(), b.double()
+    if not torch.equal(a.isnan(), b.isnan()):
+        return float("inf")
+    a, b = torch.nan_to_num(a), torch.nan_to_num(b)
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
 
 

@@ -11,19 +11,34 @@ Row = dict[str, Any]
 HEAD = ("family", "nets", "count", "refused", "wrong", "weights that can grow", "MACs that can grow", "ONNX n/a")
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """A table by family (medians), the total, and a list of the nets that do not count."""
+NOT_ASKED = "n/a: not asked"
+
+
+def summary(rows: Sequence[Row], listed: int | None = None) -> str:
+    """A table by family (medians), the total, and a list of the nets that do not count.
+
+    Args:
+        rows: One row a net.
+        listed: How many nets the zoo lists within the limits asked for.
+    """
     families: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         families[row["family"]].append(row)
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += [_line(f"`{family}`", members) for family, members in sorted(families.items())]
     lines.append(_line("all", rows))
+    if listed is not None:
+        lines += ["", f"{len(rows)} of {listed} nets listed were run, under {_codes(rows)}."]
     failed = [row for row in sorted(rows, key=lambda row: str(row["name"])) if not row["counted"]]
     if failed:
         lines += ["", "Do not count:", ""]
         lines += [f"- `{row['name']}`: {why_not(row)}" for row in failed]
     return "\n".join(lines)
+
+
+def _codes(rows: Sequence[Row]) -> str:
+    codes = {row["versions"].get("code", "?") for row in rows}
+    return f"version {codes.pop()} of the code" if len(codes) == 1 else f"{len(codes)} versions of the code"
 
 
 def _line(name: str, rows: Sequence[Row]) -> str:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import coverage, coverage_check
+from benchmarks import coverage
 from benchmarks.coverage_check import check_net, smaller_inputs
-from benchmarks.coverage_table import summary
+from benchmarks.coverage_table import NOT_ASKED, summary
 from benchmarks.zoos import Net
 from netaug_fx.passes.rules import RULES
 
@@ -50,7 +50,7 @@ def test_a_wrong_index_map_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     row = check_net(net_of(Rolled(), 3, 8, 8))
     assert not row["counted"]
     assert "apart at the widest" in row["checks"]["maps"]
-    assert row["checks"]["onnx"] == coverage_check.NOT_ASKED
+    assert row["checks"]["onnx"] == NOT_ASKED
 
 
 def test_extra_channels_that_reach_no_output_prove_nothing() -> None:
@@ -110,6 +110,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFi
     before = out.read_text()
     coverage.main(asked)
     assert out.read_text() == before
+    older = before.replace(rows_of(out)[0]["versions"]["code"], "0" * 12)
+    out.write_text(older)
+    coverage.main([*asked, "--keep-older"])
+    assert out.read_text() == older
+    coverage.main(asked)
+    assert all(row["versions"]["code"] != "0" * 12 for row in rows_of(out)), "rows of other code are run again"
+    coverage.main(["--zoo", "random", "--names", "00000", "--out", str(out)])
+    assert rows_of(out)[0]["checks"]["onnx"] == "ok", "a row that was asked less is not done"
     assert "| all | 3 | 3 (100.0%) | 0 | 0 |" in capsys.readouterr().out
 
 
