@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from netaug_fx.assembly import MUTATED, STATISTIC, ElasticTensor, assemble
-from netaug_fx.errors import InputError
+from netaug_fx.errors import BranchError, InputError
 from netaug_fx.guards import expect
 from netaug_fx.passes.layout import Layout, Widths, positions, shape, size
 
@@ -104,6 +104,7 @@ class _ByName:
 class ModuleState:
     """What an elastic module knows about itself; lives in its ``__dict__`` under ``_netaug``."""
 
+    path: str
     active: Active
     tensors: dict[str, ElasticTensor]
     integers: dict[str, Layout | tuple[Layout, ...]]
@@ -121,7 +122,7 @@ class ModuleState:
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleState:
         # all but the active widths is immutable, and shared
         active, own = copy.deepcopy(self.active, memo), copy.deepcopy(self.own_forward, memo)
-        return ModuleState(active, self.tensors, self.integers, self.sizes, self.forwards, self.constants, own)
+        return replace(self, active=active, own_forward=own)
 
     def size(self, index: int) -> int:
         """The size that a rewritten forward asks for, at the active widths."""
@@ -281,9 +282,12 @@ def _make_class(
             own = state.own_forward
             if state.active.widths is None:
                 return base.forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
-            for name, value in state.constants.items():
-                expect(self.__dict__.get(name), value, f"attribute {name!r} of a {type(self).__name__}")
-            return state.forward(self.training)(self, *args, **kwargs)
+            try:
+                for name, value in state.constants.items():
+                    expect(self.__dict__.get(name), value, f"attribute {name!r}")
+                return state.forward(self.training)(self, *args, **kwargs)
+            except BranchError as error:
+                raise error.within(state.path, type(self).__name__) from None
 
         forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
         namespace["forward"] = forward

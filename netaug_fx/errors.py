@@ -3,6 +3,8 @@
 Each message names the module or argument, what was found, what was expected, and the remedy.
 """
 
+from __future__ import annotations
+
 
 class NetAugError(Exception):
     """Base class: catch this to catch everything the package raises on purpose."""
@@ -18,6 +20,12 @@ class TraceError(NetAugError):
 
 class BranchError(NetAugError):
     """In an augmented pass, a forward would go another way than on the example inputs that were analysed."""
+
+    def within(self, path: str, name: str) -> BranchError:
+        """The same error, with the module's path and class in front; once is enough."""
+        if str(self).startswith(("module ", "the model ")):
+            return self
+        return BranchError(f"module {path!r} ({name}): {self}" if path else f"the model ({name}): {self}")
 
 
 class PlanError(NetAugError):

@@ -170,7 +170,22 @@ class Inspection:
             f"  {count:4d} x {reason}" + (f" [{op}]" if op else "") + (f" at {place}" if place else "")
             for (reason, op, place), count in stays.most_common()
         ]
-        return "\n".join([head, "", *lines, "", "stays as it is:", *reasons, *self._missing_lines()])
+        return "\n".join(
+            [head, "", *lines, "", "stays as it is:", *reasons, *self._opaque_lines(), *self._missing_lines()]
+        )
+
+    def _opaque_lines(self) -> Iterator[str]:
+        """Forwards that cannot be traced, where widths stay for it: numbers in them cannot follow a width."""
+        pinned = {pin.module for pin in self.pins}
+        where: dict[str, list[str]] = {}
+        for path, why in self.opaque.items():
+            if path in pinned:
+                where.setdefault(why, []).append(path or "(model)")
+        if where:
+            yield from ("", "forwards that cannot be traced, so that numbers in them cannot follow a width:")
+        for why, paths in where.items():
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            yield f"  {paths[0]} ({self.modules.get(paths[0], self.model)}){more}: {why}"
 
     def _missing_lines(self) -> Iterator[str]:
         if not self.missing:

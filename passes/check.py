@@ -117,15 +117,20 @@ class _Checking:
 
 
 def _between(groups: Sequence[Group], generator: random.Random) -> Widths:
-    """Random widths above the original's, so that literals can fail; no two alike for groups of equal size (while there
-    are enough), or a missing tie could hide."""
+    """Random widths above the original's, so that literals can fail.
+
+    Neighbours grow by very different factors, by turns, or expressions such as a quarter of all channels could come out
+    right. No two are alike for groups of equal size (while there are enough), or a missing tie could hide.
+    """
     left: dict[tuple[int, int], list[int]] = {}
+    first = generator.randint(0, 1)
     widths = []
-    for group in groups:
+    for number, group in enumerate(groups):
         span = (group.width, group.choices[-1])
         if not left.get(span):
-            left[span] = generator.sample(range(span[0] + 1, span[1] + 1), span[1] - span[0])
-        widths.append(left[span].pop())
+            left[span] = list(range(span[0] + 1, span[1] + 1))
+        step = generator.randrange(min(3, len(left[span])))
+        widths.append(left[span].pop(step if (number + first) % 2 else -1 - step))
     return tuple(widths)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from netaug_fx.passes.recorder import OpRecord, plain_arguments
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, prepare_
 from netaug_fx.passes.rules import lookup_leaf
 from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
-from netaug_fx.passes.source_scan import names_used
+from netaug_fx.passes.source_scan import is_filled, names_used
 from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, trace
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -136,8 +137,22 @@ def refuse_unsuitable(model: nn.Module) -> None:
             isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(recurse=False)
         ):
             raise InputError(f"{where} is lazy: run the model once on an example input, so that its parameters exist")
+        if (held := _closed_over(module.__dict__.get("forward"))) is not None:
+            raise InputError(
+                f"{where}: its forward was replaced by a function that holds a {type(held).__name__}, which a copy of "
+                "the model would share; use types.MethodType(function, module), or a subclass"
+            )
         if any(tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]):
             raise InputError(f"{where} is on the meta device: give it values first (model.to_empty, then load weights)")
+
+
+def _closed_over(forward: Any) -> nn.Module | None:
+    """A module that a function put in the place of a forward holds, other than as its own ``self``."""
+    if not isinstance(forward, FunctionType):
+        return None
+    cells = [cell.cell_contents for cell in forward.__closure__ or () if is_filled(cell)]
+    held = [cell.__self__ if isinstance(cell, MethodType) else cell for cell in cells]
+    return next((each for each in held if isinstance(each, nn.Module)), None)
 
 
 @dataclass

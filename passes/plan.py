@@ -119,6 +119,8 @@ def _nothing_grows(analysis: Analysis, stays: Mapping[Var, Reason]) -> str:
     pins = find_pins(analysis, stays)
     reasons = dict.fromkeys(f"{pin.tensor} dim {pin.dim}: {pin.reason}" for pin in pins if "kernel" not in pin.reason)
     shown = "; ".join(list(reasons)[:5]) or "it has no weights"
+    opaque = [f"the forward of module {path!r} cannot be traced: {why}" for path, why in analysis.opaque.items()]
+    shown = "; ".join([shown, *opaque[:1]])
     return f"nothing in this model can be widened ({shown}); loosen ratio or pin, or see netaug_fx.inspect(model)"
 
 

@@ -95,8 +95,8 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
         growing: The variables that will grow.
         followed: Attributes of the module that follow the active widths by themselves (``groups`` of a convolution).
     """
-    # two sizes that agree for an arbitrary growth are one expression
-    widths = {var: var.size * 3 + index + 1 for index, var in enumerate(growing)}
+    # two sizes that agree for an arbitrary growth are one expression; halves and quarters must not grow alike
+    widths = {var: var.size * (2 + index * 3 % 5) + index + 1 for index, var in enumerate(growing)}
     sizes = {node: dict(_wrong_sizes(node, widths, followed)) for node in graph.nodes}
     scalars = {node: dict(_wrong_scalars(node, widths)) for node in graph.nodes}
     obsolete = {node for node in graph.nodes if _asks_a_width(node, widths)}

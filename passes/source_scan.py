@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -33,7 +33,7 @@ def names_used(module: nn.Module) -> frozenset[str]:
         seen.add(code)
         names = _names_in(code)
         found |= names
-        stack.extend(_reached(names, type(module), getattr(function, "__globals__", {})))
+        stack.extend(_reached(names, module, function))
     return frozenset(found)
 
 
@@ -54,11 +54,24 @@ def _names_in(code: CodeType) -> frozenset[str]:
     return _known[code]
 
 
-def _reached(names: frozenset[str], cls: type, namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
-    """Python functions that the names stand for: methods of the class, globals, and attributes of global modules."""
+def _reached(names: frozenset[str], module: nn.Module, function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Python functions that the names stand for: methods and attributes of the module, globals, attributes of global
+    modules; and whatever the function closes over."""
+    namespace: dict[str, Any] = getattr(function, "__globals__", {})
     modules = [value for name in names if isinstance(value := namespace.get(name), ModuleType)]
-    holders = [module for module in modules if module.__name__.partition(".")[0] != "torch"]
+    holders = [each for each in modules if each.__name__.partition(".")[0] != "torch"]
+    found = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if is_filled(cell)]
     for name in names:
-        for value in (getattr(cls, name, None), namespace.get(name), *(getattr(m, name, None) for m in holders)):
-            if isinstance(value, (FunctionType, MethodType)) and value.__module__.partition(".")[0] != "torch":
-                yield value
+        found += [getattr(type(module), name, None), module.__dict__.get(name), namespace.get(name)]
+        found += [getattr(holder, name, None) for holder in holders]
+    for value in found:
+        if isinstance(value, (FunctionType, MethodType)) and value.__module__.partition(".")[0] != "torch":
+            yield value
+
+
+def is_filled(cell: CellType) -> bool:
+    """Whether a variable that a function closes over has a value."""
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is not bound yet
+        return False

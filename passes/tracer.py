@@ -10,12 +10,13 @@ gradients and precision) raises, and the forward stays opaque.
 from __future__ import annotations
 
 import dataclasses
+import dis
 import inspect
 import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ class OwnForward(fx.Tracer):
         if not isinstance(value, (tuple, list)):
             list(super().iter(obj))
         asked = self.create_node("call_function", len, (obj.node,), {})
-        self._guard(asked, len(value), f"the length of {obj.node.name!r}")
+        self._guard(asked, len(value), _condition(obj.node, "the number of items"))
         return len(value)
 
     def value_of(self, node: fx.Node) -> Any:
@@ -230,7 +231,20 @@ _UNKNOWN = _Unknown()
 
 
 class _Proxy(Proxy):
-    """Has a length, and is written into by ``+=`` and its like, as a tensor is."""
+    """Has a length, can be unpacked, and is written into by ``+=`` and its like, as a tensor is."""
+
+    def __iter__(self) -> Any:
+        """``q, k, v = tensor`` takes the tensor apart; shapes and tuples are unpacked as torch.fx does."""
+        tracer, frame = self.tracer, inspect.currentframe()
+        assert isinstance(tracer, OwnForward)
+        count = _unpacked(frame.f_back if frame else None)
+        if count is None:
+            return tracer.iter(self)
+        source = self
+        is_shape = self.node.target in (getattr, "size")
+        if not is_shape and isinstance(tracer.value_of(self.node), Tensor):
+            source = tracer.create_proxy("call_method", "unbind", (self,), {})
+        return iter([tracer.create_proxy("call_function", operator.getitem, (source, i), {}) for i in range(count)])
 
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -250,11 +264,18 @@ class _Proxy(Proxy):
         return tracer.length(self)
 
 
-def _condition(node: fx.Node) -> str:
-    """A condition in the user's own words."""
+def _unpacked(frame: FrameType | None) -> int | None:
+    """Into how many names a frame takes a value apart (``a, b, c = value``) at this moment, if it does."""
+    steps = dis.get_instructions(frame.f_code) if frame else ()
+    at = (step for step in steps if frame and step.offset == frame.f_lasti and step.opname == "UNPACK_SEQUENCE")
+    return next((step.arg for step in at), None)
+
+
+def _condition(node: fx.Node, what: str = "the condition") -> str:
+    """What was asked, with the line in the user's own code."""
     places = [place for place in _PLACE.findall(node.stack_trace or "") if not place[0].startswith(_OWN)]
     file, line, code = places[-1] if places else ("", "", node.name)
-    return f"the condition in {code.strip()!r} ({os.path.basename(file)}:{line})"
+    return f"{what} in {code.strip()!r} ({os.path.basename(file)}:{line})"
 
 
 def drop_assertions(graph: fx.Graph) -> None:

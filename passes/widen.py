@@ -70,7 +70,7 @@ class _Widening:
             follows.add("track_running_stats")
         own_forward = module.__dict__.pop("forward", None) if forwards else None
         constants = self.analysis.forwards[path].constants if forwards else {}
-        state = ModuleState(self.active, tensors, integers, sizes, forwards, constants, own_forward)
+        state = ModuleState(path, self.active, tensors, integers, sizes, forwards, constants, own_forward)
         module.__dict__[STATE] = state
         module.__class__ = elastic_class(type(module), frozenset(tensors), frozenset(follows), bool(forwards), mixin)
 

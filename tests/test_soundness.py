@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import netaug_fx
-from netaug_fx.errors import BranchError
+from netaug_fx.errors import BranchError, InputError
 from netaug_fx.supernet import Supernet, control
+from tests import invariants
 
 
 class Base(nn.Module):
@@ -238,7 +239,7 @@ def test_an_attribute_that_changes_is_noticed() -> None:
     assert_gives_the_target(supernet, X)
     supernet.temperature = 0.5  # type: ignore[assignment]
     with (
-        pytest.raises(BranchError, match=r"attribute 'temperature' of a Tempered is 0\.5, but was 1\.0"),
+        pytest.raises(BranchError, match=r"the model \(Tempered\): attribute 'temperature' is 0\.5, but was"),
         at_home(supernet),
     ):
         supernet(X)
@@ -279,3 +280,133 @@ def test_a_literal_roll_in_an_opaque_forward_pins_at_every_seed(first: nn.Module
     supernet = netaug_fx.augment(Net(), 2, example_inputs=X, seed=seed)
     rolled = [group for group in supernet.groups if "opaque" in group.layers or "right" in group.readers]
     assert rolled == []
+
+
+# -- nets of a new user's own ------------------------------------------------------------------------------------------
+
+
+def quarters(x: Tensor) -> Tensor:
+    first = x.shape[1] // 4
+    return torch.cat([x[:, :first] * 2, x[:, first:]], 1)
+
+
+class CallsAnAttribute(nn.Module):
+    """Its sizes are computed in a function that only an attribute of the instance leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.function, self.stem, self.head = quarters, nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class QuartersOpaquely(CallsAnAttribute):
+    def forward(self, x: Tensor) -> Tensor:
+        assert int(x.shape[0]) > 0  # int() wants a number, which a trace does not have
+        return super().forward(x)
+
+
+class JoinsHalves(CallsAnAttribute):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        half = x.shape[1] // 2
+        return self.head(torch.cat([x[:, :half] * 2, x[:, half:]], 1))  # type: ignore[no-any-return]
+
+
+class Unpacks(nn.Module):
+    """Attention as it is often written: one tensor taken apart into three names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.mix, self.last = (nn.Linear(*s) for s in ((3, 12), (12, 36), (12, 12), (12, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 4, c // 4).permute(2, 0, 3, 1, 4)
+        x = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).reshape(b, n, c)
+        return self.last(self.mix(x).mean(1))  # type: ignore[no-any-return]
+
+
+class Spectral(nn.Module):
+    """A weight divided by its norm, which torch writes into a tensor that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8))
+        self.c = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x)))  # type: ignore[no-any-return]
+
+
+class Fourier(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.fft.rfft2(self.stem(x))
+        return self.head(torch.fft.irfft2(found * 0.5, s=x.shape[-2:]))  # type: ignore[no-any-return]
+
+
+class SetsByMask(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x[x < 0] = 0.0
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+TOKENS = torch.randn(2, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "share"),
+    [
+        (CallsAnAttribute(), X, 1.0),
+        (QuartersOpaquely(), X, 0.0),
+        (JoinsHalves(), X, 1.0),
+        (Unpacks(), TOKENS, 1.0),
+        (Spectral(), TOKENS, 0.3),
+        (Fourier(), X, 1.0),
+        (SetsByMask(), X, 1.0),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_nets_of_a_new_users_own_grow_and_stay_exact(model: nn.Module, x: Tensor, share: float) -> None:
+    found = netaug_fx.inspect(model, 2, example_inputs=x)
+    assert found.growing_share >= share, str(found)
+    for seed in range(6 if found.groups else 0):
+        supernet = netaug_fx.augment(model, 2, example_inputs=x, seed=seed)
+        invariants.assert_target_is_the_model(supernet, model, ((x,), {}))
+        if not found.mixing:
+            invariants.assert_zeroed_extras_give_the_target(supernet, ((x,), {}))
+
+
+def test_a_forward_replaced_by_a_closure_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    own = model[1].forward
+    model[1].forward = lambda x: own(x).tanh()
+    with pytest.raises(InputError, match=r"module '1' \(Linear\): its forward was replaced by a function that holds"):
+        netaug_fx.augment(model, example_inputs=torch.randn(2, 3))
+
+
+def test_a_forward_that_cannot_be_traced_is_named_where_it_pins() -> None:
+    shown = str(netaug_fx.inspect(QuartersOpaquely(), 2, example_inputs=X))
+    assert "forwards that cannot be traced, so that numbers in them cannot follow a width:" in shown
+    assert "(model) (QuartersOpaquely): torch.fx cannot follow it: TypeError" in shown
+
+
+def test_a_refused_branch_names_its_module() -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.b(step.view(-1, 6)) for step in self.a(x).unbind(1)])
+
+    supernet = netaug_fx.augment(nn.Sequential(Steps()), 2, example_inputs=TOKENS)
+    supernet(torch.randn(2, 7, 3))
+    with (
+        pytest.raises(BranchError, match=r"module '0' \(Steps\): the number of items in .*unbind"),
+        at_home(supernet),
+    ):
+        supernet(torch.randn(2, 7, 3))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from netaug_fx.passes.channels import Fixed
 from netaug_fx.passes.context import Context, Dims, Refusal
 from netaug_fx.passes.rules.elementwise import broadcast
 from netaug_fx.passes.rules.registry import rule
@@ -56,6 +57,29 @@ def embedding(ctx: Context, a: Any) -> Dims:
     if ctx.is_weight(a.weight):
         ctx.produces(width)
     return [*ctx.dims(a.indices), width]
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(ctx: Context, a: Any) -> list[Dims]:
+    """Sums or means of rows of a table; the number of rows stays as it is."""
+    rows, width = ctx.dims(a.weight)
+    ctx.pin(rows, "it is the number of rows of a lookup table")
+    if ctx.is_weight(a.weight):
+        ctx.produces(width)
+    bags = Fixed(int(a.out[0].shape[0]), ctx.reason("it is the number of bags"))
+    counts: list[Dims] = [[Fixed(int(size)) for size in tensor.shape] for tensor in a.out[1:]]
+    return [[bags, width], *counts]
+
+
+@rule("index_put", "_index_put_impl")
+def index_put(ctx: Context, a: Any) -> Dims:
+    """One value where a mask of the same shape is set is elementwise; other writes by number pin."""
+    dims = ctx.dims(a.input)
+    mask = a.indices[0]
+    is_mask = len(a.indices) == 1 and mask is not None and mask.dtype == torch.bool
+    if not is_mask or mask.dim() != len(dims) or a.values.numel() != 1:
+        raise Refusal("elements are written into it by number")
+    return broadcast(ctx, [dims, ctx.dims(mask)], a.input.shape)
 
 
 @rule("gather")

@@ -176,7 +176,7 @@ def bind(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
             named[name] = kwargs[argument.name]
         else:
             named[name] = argument.default_value if argument.has_default_value() else None
-    return SimpleNamespace(**named, out=out)
+    return SimpleNamespace(**{**named, "out": out})  # where the caller gave a tensor to write to, it is the result
 
 
 def tensor_leaves(tree: Any) -> list[Tensor]:

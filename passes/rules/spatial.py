@@ -83,3 +83,13 @@ def col2im(ctx: Context, a: Any) -> Dims:
     width, kernel = channels.factor(rows, (int(a.out.shape[-3]), rows.size // int(a.out.shape[-3])))
     ctx.pin(kernel, "it is the kernel of a folding operator")
     return [*lead, width, *space(a.out, -2)]
+
+
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def fourier(ctx: Context, a: Any) -> Dims:
+    """Each transformed dimension mixes all its elements and stays as it is; channels are treated one by one."""
+    dims = ctx.dims(a.input)
+    for dim in a.dim:
+        ctx.pin(dims[dim], "a Fourier transform runs along it")
+        dims[dim] = space(a.out, dim % len(dims))[0]
+    return dims
