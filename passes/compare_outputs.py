@@ -104,13 +104,22 @@ def _runs(captured: Capture) -> Iterator[tuple[str, tuple[Tensor, ...], list[Arr
         for draw in range(DRAWS):
             generator = torch.Generator().manual_seed(100 * batch + draw)
             tensors = random_like(example, generator)
-            try:
-                expected = _seeded(captured.flat, tensors, 0)
-                label = f"batch {batch}, random input {draw + 1}"
-            except Exception:  # inputs with a meaning, such as sorted lengths: take the example's own values
+            label = f"batch {batch}, random input {draw + 1}"
+            if (expected := _tried(captured.flat, tensors)) is None:  # inputs with a meaning, such as sorted lengths
                 tensors, label = example, f"batch {batch}, the example input"
+                expected = _tried(captured.flat, tensors)
+            if expected is None:  # inputs whose first dimension is no batch
+                tensors, label = captured.inputs, "the example input"
                 expected = _seeded(captured.flat, tensors, 0)
             yield label, tensors, expected
+
+
+def _tried(flat: FlatModel, tensors: tuple[Tensor, ...]) -> list[Array] | None:
+    """The outputs, or None if the forward cannot take these inputs."""
+    try:
+        return _seeded(flat, tensors, 0)
+    except Exception:  # any code may run in a user's forward
+        return None
 
 
 def _batch_sizes(captured: Capture) -> tuple[int, ...]:

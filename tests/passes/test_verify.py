@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from netaug_fx import augment
+from netaug_fx import augment, extract
 from netaug_fx.errors import ExportError, InputError, VerificationError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes import verify as verify_module
@@ -444,3 +444,21 @@ def test_failed_checks_wrap_in_the_table() -> None:
     assert max(len(line) for line in table.splitlines()) <= 120
     assert table.startswith("FAILED  graph  expected one thing, found another; why why")
     assert table.endswith("Net: NOT verified; 5 parameters, unknown MACs")
+
+
+class Bags(nn.Module):
+    """Its first argument is one long list of tokens, which has no batch to be varied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.EmbeddingBag(20, 8, mode="sum"), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, tokens: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(self.embed(tokens, offsets)).relu())  # type: ignore[no-any-return]
+
+
+def test_inputs_whose_first_dimension_is_no_batch_are_taken_as_they_are() -> None:
+    model, inputs = Bags(), (torch.randint(20, (9,)), torch.tensor([0, 4]))
+    report = verify(extract(augment(model, 2, example_inputs=inputs)), model, inputs)
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed <= {"onnx runtime", "onnx argmax"}, "what ONNX Runtime makes of it is reported, never raised"
