@@ -172,7 +172,9 @@ def statistics_of_the_target(supernet: nn.Module) -> Iterator[None]:
         if tensor.kind != STATISTIC:
             continue
         base = registered(module, tensor.name)
-        wide = torch.full(shape(tensor.layouts, active.widths), 1, dtype=base.dtype)
+        # a mean of zero keeps the extra channels alive behind a rectifier
+        fill = 1.0 if tensor.name.endswith("var") else 0.0
+        wide = torch.full(shape(tensor.layouts, active.widths), fill, dtype=base.dtype)
         if base.dim():
             wide[positions(tensor.layouts[0], None, active.widths)] = base
         statistics[tensor.full_name] = wide if base.dim() else base.clone()

@@ -122,7 +122,10 @@ class OriginalStatistics(TorchDispatchMode):
         assert form is not None, f"{func} takes a statistic across channels in a way that is not known here"
         bound = bind(func, args, kwargs, out)
         dims_of = dims[id(bound.v if hasattr(bound, "v") else bound.input)]
+        of_weights = not any(channels.follows_input(dim) for dim in dims_of)
         found = form(bound, narrowed, lambda *narrow: func(*narrow, *args[len(narrow) :], **kwargs))
+        if of_weights and func._schema.name in ("aten::mean", "aten::var_mean", "aten::std_mean"):
+            found = _uncentred(found)
         with_strides = [old.copy_(new) for old, new in zip(tensor_leaves(out), tensor_leaves(found), strict=True)]
         return with_strides[0] if isinstance(out, Tensor) else tuple(with_strides)
 
@@ -130,6 +133,11 @@ class OriginalStatistics(TorchDispatchMode):
         order = list(dict.fromkeys(channels.variables(t)))
         within = tuple(self.widths.get(var, var.size) for var in order)
         return positions(layout_of(t, {var: number for number, var in enumerate(order)}), None, within)
+
+
+def _uncentred(found: Any) -> Any:
+    """Weights standardised by hand are not centred, so that those from extra channels, which are zero, stay zero."""
+    return torch.zeros_like(found) if isinstance(found, Tensor) else (found[0], torch.zeros_like(found[1]))
 
 
 Narrow = Callable[[Tensor, list[int]], Tensor]
