@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -31,14 +30,21 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import rows as rows_of
 from benchmarks.coverage_table import NOT_ASKED, summary, why_not
+from benchmarks.rows import Row
 from netaug_fx.atomic import atomic_path
 
 ZOOS = ("timm", "torchvision", "transformers", "random")
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
 
-Row = dict[str, Any]
+MEASURING = (
+    "benchmarks/coverage_check.py",
+    "tests/invariants.py",
+    "tests/original_statistics.py",
+    "tests/wirings/registry.py",
+)
 
 
 def versions(zoo: str) -> dict[str, str]:
@@ -47,20 +53,8 @@ def versions(zoo: str) -> dict[str, str]:
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         **{name: importlib.metadata.version(name) for name in packages},
-        "code": code_version(zoo),
+        "code": rows_of.code_version(*MEASURING, f"benchmarks/zoos/{zoo}_nets.py"),
     }
-
-
-def code_version(zoo: str) -> str:
-    """A hash of the compiler, of the checks, and of the zoo's list."""
-    root = Path(__file__).parent.parent
-    measured = [*(root / "passes").rglob("*.py"), *(root / "netaug_fx").glob("*.py")]
-    measuring = ["benchmarks/coverage_check.py", f"benchmarks/zoos/{zoo}_nets.py"]
-    measuring += ["tests/invariants.py", "tests/original_statistics.py", "tests/wirings/registry.py"]
-    digest = hashlib.sha256()
-    for path in sorted({*measured, *(root / name for name in measuring)}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def zoo_module(zoo: str) -> Any:
@@ -123,8 +117,7 @@ def run_all(
         try:
             for future in as_completed(pending):
                 row = {**future.result(), "versions": stamp}
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                rows_of.add(path, row)
                 failed += not row["counted"]
                 if not row["counted"]:
                     progress.console.print(f"[red]{row['name']}[/red] {why_not(row)}", highlight=False)
@@ -135,25 +128,6 @@ def run_all(
 
 
 # -- what is there, what is to do ------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> dict[str, Row]:
-    """The newest row of each net; a line cut short by a kill is dropped."""
-    rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[row["name"]] = row
-    return rows
-
-
-def tidy_(path: Path) -> None:
-    """Rewrites the file with one row a net, by name."""
-    rows = read_rows(path)
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
 
 
 def chosen_names(zoo: str, pattern: str) -> list[str]:
@@ -229,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.table:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         if path.exists():
-            tidy_(path)  # a line that a kill cut short must not be added to
-        stamp, rows = versions(options.zoo), read_rows(path)
+            rows_of.write(path, rows_of.read(path).values())  # a line that a kill cut short must not be added to
+        stamp, rows = versions(options.zoo), rows_of.read(path)
         names = chosen_names(options.zoo, options.names)
         nets = within_limit(options.zoo, names, options.max_params)
         done = {name for name, row in rows.items() if is_done(row, stamp, options)}
@@ -245,10 +219,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             path=path,
             stamp=stamp,
         )
-        tidy_(path)
+        rows_of.write(path, rows_of.read(path).values())
     else:
         nets = within_limit(options.zoo, chosen_names(options.zoo, options.names), options.max_params)
-    rows = read_rows(path)
+    rows = rows_of.read(path)
     print(summary([rows[name] for name, _ in nets if name in rows], listed=len(nets)))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib
-import json
 import multiprocessing
 import platform
 import sys
@@ -28,8 +27,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks import rows as rows_of
+from benchmarks.rows import Row
 from benchmarks.torch_pruning_check import OURS, TP, Subject, Verdict, brief, measure
-from netaug_fx.atomic import write_text
 
 RESULTS = Path(__file__).parent / "results"
 WIRINGS, TORCHVISION = "wirings", "torchvision"
@@ -37,7 +37,7 @@ ENOUGH_MACS = 0.5
 GRACE = 5.0  # seconds to end in after the last answer
 SLOW_IMPORTS = ("sympy", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter")
 """What torch imports at its first fake tensor; done once for all processes."""
-Row = dict[str, Any]
+MEASURING = ("benchmarks/torch_pruning_check.py", "benchmarks/torch_pruning_adapter.py", "tests/invariants.py")
 
 EPILOG = """\
 examples
@@ -83,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = set(options.chosen)
     rows = [
         row
-        for row in read(options.out)
+        for row in rows_of.read(options.out).values()
         if row["name"] not in wanted or (row["versions"] == versions and not options.fresh)
     ]
-    write_text(options.out, "".join(line(row) for row in rows))
+    rows_of.write(options.out, rows)
     known = {row["name"] for row in rows}
     left = [name for name in options.chosen if name not in known]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -95,13 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def take(row: Row) -> None:
             rows.append({**row, "versions": versions})
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(line(rows[-1]))
+            rows_of.add(options.out, rows[-1])
             progress.update(task, advance=1, description=row["name"])
 
         measure_all(options.nets, left, options.jobs, options.timeout, take)
     rows.sort(key=lambda row: row["name"])
-    write_text(options.out, "".join(line(row) for row in rows))
+    rows_of.write(options.out, rows)
     chosen = [row for row in rows if row["name"] in wanted]
     console.print(summary(chosen, options.nets))
     for title, columns_of in (("Torch-Pruning", TP), ("netaug_fx", OURS)):
@@ -135,8 +134,9 @@ def subject(nets: str, name: str) -> Subject:
 
 def versions_for(nets: str) -> dict[str, str]:
     """What a row depends on."""
-    packages = ("netaug_fx", "torch", "torch-pruning", *(["torchvision"] if nets == TORCHVISION else []))
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("torch", "torch-pruning", *(["torchvision"] if nets == TORCHVISION else []))
+    found = {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    return {**found, "code": rows_of.code_version(*MEASURING)}
 
 
 # -- processes -------------------------------------------------------------------------------------------------------
@@ -205,19 +205,6 @@ def _answers(receiving: Connection, process: Any, timeout: float) -> Row:
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
-
-
-def line(row: Row) -> str:
-    """A row as it stands in the file."""
-    return json.dumps(row) + "\n"
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a file, none if there is no file; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(text) for text in lines if text.endswith("\n") and text.strip()]
 
 
 def summary(rows: Sequence[Row], nets: str) -> Table:

@@ -10,6 +10,7 @@ from torch import nn
 pytest.importorskip("torch_pruning")
 
 from benchmarks import torch_pruning_coverage as coverage
+from benchmarks.rows import read
 from benchmarks.torch_pruning_adapter import prune, set_kept, zero_removed
 from benchmarks.torch_pruning_check import Subject, Verdict, augment_verdict, measure, prune_verdict
 from netaug_fx.passes.copying import copy_model
@@ -124,7 +125,7 @@ def test_a_stopped_run_goes_on_and_other_versions_are_measured_anew(
     out = tmp_path / "rows.jsonl"
     arguments = ["--nets", "wirings", "--names", "shuffle_*l*", "--out", str(out)]
     coverage.main(arguments)
-    rows = coverage.read(out)
+    rows = list(read(out).values())
     assert [row["name"] for row in rows] == ["shuffle_literal", "shuffle_module"]
     assert [row["tp_exact"] for row in rows] == [None, False]
     assert all(row["ours_exact"] and row["ours_macs_share"] == 1 for row in rows)
@@ -140,14 +141,12 @@ def test_a_stopped_run_goes_on_and_other_versions_are_measured_anew(
             take({**rows[0], "name": name})
 
     monkeypatch.setattr(coverage, "measure_all", measure_all)
-    kept = coverage.line(rows[1])
-    out.write_text(
-        kept + coverage.line({**rows[0], "versions": {"torch": "1.0"}}) + '{"name": "cut o', encoding="utf-8"
-    )
+    kept, older = (json.dumps(row) + "\n" for row in (rows[1], {**rows[0], "versions": {"torch": "1.0"}}))
+    out.write_text(kept + older + '{"name": "cut o', encoding="utf-8")
     coverage.main(arguments)
     assert measured == ["shuffle_literal"]
     assert kept in out.read_text(encoding="utf-8")
-    assert [row["name"] for row in coverage.read(out)] == ["shuffle_literal", "shuffle_module"]
+    assert list(read(out)) == ["shuffle_literal", "shuffle_module"]
     coverage.main([*arguments, "--fresh"])
     assert measured[1:] == ["shuffle_literal", "shuffle_module"]
 

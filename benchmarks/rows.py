@@ -1,0 +1,48 @@
+"""Rows of long benchmarks: one JSON line a net, added as nets finish, so that a run can go on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from netaug_fx.atomic import write_text
+
+ROOT = Path(__file__).parent.parent
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> dict[str, Row]:
+    """The newest row of each net, none if there is no file; a line that a kill cut short is left out."""
+    rows: dict[str, Row] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["name"]] = row
+    return rows
+
+
+def add(path: Path, row: Row) -> None:
+    """Adds one row as one whole line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Writes the file anew, by name, whole or not at all."""
+    lines = (json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: str(row["name"])))
+    write_text(path, "".join(lines))
+
+
+def code_version(*measuring: str) -> str:
+    """A hash of the compiler and of the files that measure it, named from the repository's root."""
+    measured = [*(ROOT / "passes").rglob("*.py"), *(ROOT / "netaug_fx").glob("*.py")]
+    digest = hashlib.sha256()
+    for path in sorted({*measured, *(ROOT / name for name in measuring)}):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
