@@ -44,7 +44,7 @@ class _Disagreement(Exception):
 
 
 def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *, seed: int = 0) -> dict[Var, Reason]:
-    """Runs the supernet at random widths in evaluation mode and at the widest in training mode.
+    """Runs the supernet at two random widths in evaluation mode and at the widest in training mode.
 
     What runs is a copy on fake tensors, if the model was analysed on such.
 
@@ -78,12 +78,12 @@ class _Checking:
 
     def run(self, seed: int) -> dict[Var, Reason]:
         generator = random.Random(seed)
-        between = _between(self.plan.groups, generator)
+        turns = [_by_turns(self.plan.groups, generator, first) for first in (0, 1)]
         if self.analysis.fills_caches:
             with neutral(fast_paths=False), self.fake_mode or nullcontext(), leaves_followed(self.running):
                 args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
                 self.running.eval()(*args, **kwargs)
-        for widths, training in ((between, False), (self.plan.widest, True)):
+        for widths, training in ((turns[0], False), (turns[1], False), (self.plan.widest, True)):
             try:
                 self._run_at(widths, training)
             except _Disagreement as found:
@@ -116,20 +116,19 @@ class _Checking:
         return self.fake_mode.from_tensor(tensor, static_shapes=True) if self.fake_mode else tensor.clone()
 
 
-def _between(groups: Sequence[Group], generator: random.Random) -> Widths:
-    """Random widths above the original's, so that literals can fail.
+def _by_turns(groups: Sequence[Group], generator: random.Random, first: int) -> Widths:
+    """Random widths, by turns close to the widest and close to the original's.
 
-    Neighbours grow by very different factors, by turns, or expressions such as a quarter of all channels could come out
-    right. No two are alike for groups of equal size (while there are enough), or a missing tie could hide.
+    At proportional widths, expressions such as a quarter of all channels would come out right. No two are alike for
+    groups of equal size (while there are enough), or a missing tie could hide.
     """
     left: dict[tuple[int, int], list[int]] = {}
-    first = generator.randint(0, 1)
     widths = []
     for number, group in enumerate(groups):
         span = (group.width, group.choices[-1])
         if not left.get(span):
-            left[span] = list(range(span[0] + 1, span[1] + 1))
-        step = generator.randrange(min(3, len(left[span])))
+            left[span] = list(range(span[0], span[1] + 1))
+        step = generator.randrange(min(3, len(left[span]) - len(left[span]) // 2))
         widths.append(left[span].pop(step if (number + first) % 2 else -1 - step))
     return tuple(widths)
 

@@ -307,6 +307,29 @@ class QuartersOpaquely(CallsAnAttribute):
         return super().forward(x)
 
 
+class FifthsOpaquely(nn.Module):
+    """Five parts, each cut at a multiple of a fifth, as ShiftViT does: right wherever all parts grow alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.last = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out, fifth = torch.zeros_like(x), int(x.shape[1]) // 5
+        for part in range(5):
+            rows = slice(part * fifth, (part + 1) * fifth if part < 4 else None)
+            out[:, rows] = x[:, rows] * (part + 1)
+        return self.last(self.mix(out))  # type: ignore[no-any-return]
+
+
+def test_parts_that_can_grow_by_one_only_are_not_taken_for_alike() -> None:
+    for seed in range(6):
+        supernet = netaug_fx.augment(FifthsOpaquely(), 1.5, example_inputs=X, seed=seed)
+        invariants.assert_zeroed_extras_give_the_target(supernet, ((X,), {}))
+        assert not grows(supernet)
+
+
 class JoinsHalves(CallsAnAttribute):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
