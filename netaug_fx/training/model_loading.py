@@ -100,6 +100,11 @@ def _from_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         timm: Any = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise InputError(f"--model timm:{name} needs timm: pip install timm") from None
+    except Exception as error:  # timm imports torchvision, which fails in its own ways beside another build of torch
+        raise InputError(
+            f"--model timm:{name}: timm is installed, but cannot be imported ({type(error).__name__}: {error}); "
+            "install a torchvision that fits this torch"
+        ) from error
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise InputError(f"timm has no model {name!r}.{_did_you_mean(name, known)}")

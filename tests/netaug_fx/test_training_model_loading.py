@@ -96,6 +96,15 @@ def test_timm_names_are_looked_up_in_timm(monkeypatch: pytest.MonkeyPatch) -> No
         load_model("timm:resnet18", kwargs={"depth": 3})
 
 
+def test_a_timm_that_cannot_be_imported_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> ModuleType:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(InputError, match=r"cannot be imported .*nms does not exist.*install a torchvision that fits"):
+        load_model("timm:resnet18")
+
+
 def test_without_timm_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="pip install timm"):
