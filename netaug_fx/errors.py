@@ -21,11 +21,17 @@ class TraceError(NetAugError):
 class BranchError(NetAugError):
     """In an augmented pass, a forward would go another way than on the example inputs that were analysed."""
 
+    path: str | None = None
+    """Path of the module that refused, once it is known."""
+
     def within(self, path: str, name: str) -> BranchError:
-        """The same error, with the module's path and class in front; once is enough."""
-        if str(self).startswith(("module ", "the model ")):
+        """The same error, with the module's path and class in front; the innermost module's stay."""
+        if self.path is not None:
             return self
-        return BranchError(f"module {path!r} ({name}): {self}" if path else f"the model ({name}): {self}")
+        where = f"module {path!r} ({name})" if path else f"the model ({name})"
+        error = BranchError(f"{where}: {self}")
+        error.path = path
+        return error
 
 
 class PlanError(NetAugError):

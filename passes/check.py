@@ -58,37 +58,42 @@ def check(supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, *
 
 
 class _Checking:
-    """One copy of the supernet, on fake tensors where its control flow allows, run at several widths."""
+    """Copies of the supernet, on fake tensors where its control flow allows, each run at other widths."""
 
     def __init__(self, supernet: nn.Module, analysis: Analysis, plan: Plan, inputs: Inputs, fake: bool) -> None:
+        self.supernet = supernet
         self.analysis = analysis
         self.plan = plan
         self.inputs = inputs
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-        memo: dict[int, Any] = {}
-        if self.fake_mode is not None:
-            memo = {id(block): None for block in extra_blocks(supernet)}  # shapes are all that is looked at
-            for tensor in [*supernet.parameters(), *supernet.buffers()]:
-                if id(tensor) not in memo:
-                    memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
-        self.running = copy_model(supernet, memo)
-        state: ModuleState = self.running.__dict__[STATE]
-        self.active = state.active
-        self.active.shapes_only = fake
 
     def run(self, seed: int) -> dict[Var, Reason]:
         generator = random.Random(seed)
         turns = [_by_turns(self.plan.groups, generator, first) for first in (0, 1)]
-        if self.analysis.fills_caches:
-            with neutral(fast_paths=False), self.fake_mode or nullcontext(), leaves_followed(self.running):
-                args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
-                self.running.eval()(*args, **kwargs)
         for widths, training in ((turns[0], False), (turns[1], False), (self.plan.widest, True)):
             try:
+                self._start_anew()
                 self._run_at(widths, training)
             except _Disagreement as found:
                 return _blame(found, self.analysis, self.plan)
         return {}
+
+    def _start_anew(self) -> None:
+        """Makes a copy, since what one run leaves behind (a cache, say) would be found by the next at other widths."""
+        memo: dict[int, Any] = {}
+        if self.fake_mode is not None:
+            memo = {id(block): None for block in extra_blocks(self.supernet)}  # shapes are all that is looked at
+            for tensor in [*self.supernet.parameters(), *self.supernet.buffers()]:
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        self.running = copy_model(self.supernet, memo)
+        state: ModuleState = self.running.__dict__[STATE]
+        self.active = state.active
+        self.active.shapes_only = self.fake_mode is not None
+        if self.analysis.fills_caches:
+            with neutral(fast_paths=False), self.fake_mode or nullcontext(), leaves_followed(self.running):
+                args, kwargs = pytree.tree_map_only(Tensor, self._own, self.inputs)
+                self.running.eval()(*args, **kwargs)
 
     def _run_at(self, widths: Widths, training: bool) -> None:
         expected = self.analysis.operators[training]
