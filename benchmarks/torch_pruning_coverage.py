@@ -174,7 +174,7 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
         try:
             for future in as_completed([pool.submit(one, name) for name in left]):
                 take(future.result())
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised again
             pool.shutdown(cancel_futures=True)  # do not begin what nobody will read
             raise
 
