@@ -10,7 +10,7 @@ from torch import nn
 
 from netaug_fx.elastic import is_elastic
 from netaug_fx.errors import CheckError, InputError, TraceError
-from netaug_fx.example_inputs import checked_model, resolve_inputs
+from netaug_fx.example_inputs import checked_model, materialise, resolve_inputs
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
 from netaug_fx.passes.check import check
@@ -56,7 +56,7 @@ def augment(
     """Puts ``model`` inside a wider net that shares its weights.
 
     Args:
-        model: Any module; it is not changed.
+        model: Any module; it is not changed (but lazy modules in it get their parameters, by one run on the inputs).
         ratio: Largest width factor r, which gives each group the factors 1, (1 + r) / 2 and r ([NetAug] augmentation
             factor r, diversity factor s = 2); or a list of factors; or either by kind, such as
             ``{"stream": [1, 1.8, 2.6], "inner": [1, 1.6, 2.2, 2.8]}``; or a function from a ``Group`` to either.
@@ -146,6 +146,7 @@ def compile_model(
         raise InputError(
             f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first"
         )
+    materialise(model, example_inputs)
     refuse_unsuitable(model)
     inputs = resolve_inputs(model, example_inputs)
     observed = _observed(model, inputs)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netaug_fx.errors import InputError
-from netaug_fx.passes.infer import Inputs
-from netaug_fx.passes.running import dry_run
+from netaug_fx.passes.infer import Inputs, is_lazy
+from netaug_fx.passes.running import dry_run, mode_of
 
 _COMMON_SIZES = {1: (64, 256, 1024), 2: (64, 224, 32, 28, 8, 299), 3: (16, 32, 64)}
 
@@ -20,8 +20,7 @@ def normalise_inputs(example_inputs: Any) -> Inputs:
     """Positional and keyword arguments from what the user gave.
 
     A tensor is the only argument; a tuple or list holds positional arguments; a mapping holds keyword arguments; a
-    pair of
-    a tuple and a mapping holds both.
+    pair of a tuple and a mapping holds both.
 
     Raises:
         InputError: there is no tensor in it.
@@ -87,6 +86,30 @@ def resolve_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
                 f"example_inputs are on {tensor.device}, the model on {device}: move them with .to({str(device)!r})"
             )
     return inputs
+
+
+def materialise(model: nn.Module, example_inputs: Any) -> None:
+    """Runs ``model`` once where it has lazy modules, which gives them their parameters, as any first run would.
+
+    Raises:
+        InputError: it is lazy, and there are no inputs to run it on, or it does not run on them.
+    """
+    lazy = next(((path, module) for path, module in model.named_modules() if is_lazy(module)), None)
+    if lazy is None:
+        return
+    where = f"module {lazy[0]!r} ({type(lazy[1]).__name__}) is lazy"
+    inputs = next(_declared(model), None) if example_inputs is None else resolve_inputs(model, example_inputs)
+    if inputs is None:
+        raise InputError(f"{where}: give example_inputs, on which the model is run once, so that its parameters exist")
+    try:
+        dry_run(model, inputs)
+    except Exception as error:  # the user's code may fail in any way; the model itself has not been touched yet
+        raise InputError(
+            f"{where}, and the model does not run on the example inputs: {type(error).__name__}: {error}"
+        ) from error
+    args, kwargs = inputs
+    with mode_of(model, training=False), torch.no_grad():
+        model(*args, **kwargs)
 
 
 def checked_model(model: Any) -> nn.Module:

@@ -1,4 +1,6 @@
-"""Deep copies of models, also of those that torch refuses to copy because a hook left a computed tensor behind."""
+"""Deep copies of models, also of those that torch refuses to copy: for a computed tensor that a hook left, or for the
+buffers of lazy norms.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import copy
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 from torch.utils import _pytree as pytree
 
 M = TypeVar("M", bound=nn.Module)
@@ -17,6 +20,10 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     """``copy.deepcopy(model, memo)``; tensors with a gradient history (plain attributes) are copied without it."""
     memo = {} if memo is None else memo
     for module in model.modules():
+        for buffer in module.buffers(recurse=False):
+            if isinstance(buffer, UninitializedBuffer):
+                placement: dict[str, Any] = {"device": buffer.device, "dtype": buffer.dtype}  # torch's stub lacks them
+                memo[id(buffer)] = UninitializedBuffer(**placement)
         for name, attribute in vars(module).items():
             if name in _REGISTERED or not isinstance(attribute, (Tensor, dict, list, tuple)):
                 continue

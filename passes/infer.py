@@ -119,6 +119,11 @@ class _GoesAnotherWay(Exception):
     """On fake tensors, other operators run than were observed."""
 
 
+def is_lazy(module: nn.Module) -> bool:
+    """Whether a module's own parameters are still to be made by its first run."""
+    return any(isinstance(own, nn.parameter.UninitializedParameter) for own in module.parameters(recurse=False))
+
+
 def refuse_unsuitable(model: nn.Module) -> None:
     """Lets pass only models whose forward is Python and whose parameters exist.
 
@@ -133,9 +138,7 @@ def refuse_unsuitable(model: nn.Module) -> None:
             raise InputError(f"{where} is compiled: give the model before torch.compile, and compile the supernet")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise InputError(f"{where} is quantised: augment the float model, and quantise what extract returns")
-        if any(
-            isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(recurse=False)
-        ):
+        if is_lazy(module):
             raise InputError(f"{where} is lazy: run the model once on an example input, so that its parameters exist")
         if (held := _closed_over(module.__dict__.get("forward"))) is not None:
             raise InputError(

@@ -128,17 +128,3 @@ def _copy_graph(graph: fx.Graph) -> fx.Graph:
 def first_line(error: BaseException) -> str:
     """An error in one line: its class and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
-def same_code(a: fx.Graph, b: fx.Graph) -> bool:
-    """Whether two graphs are the same program (used to see whether a forward depends on ``self.training``)."""
-    return _signature(a) == _signature(b)
-
-
-def _signature(graph: fx.Graph) -> list[tuple[str, Any, str, str]]:
-    numbers = {node: index for index, node in enumerate(graph.nodes)}
-
-    def spell(argument: Any) -> str:
-        return str(fx.node.map_arg(argument, lambda node: f"%{numbers[node]}"))
-
-    return [(node.op, node.target, spell(node.args), spell(dict(node.kwargs))) for node in graph.nodes]

@@ -184,3 +184,20 @@ def test_finding_leaves_no_trace() -> None:
     assert model.calls == 0
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_lazy_modules_get_their_parameters_first() -> None:
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    inputs = torch.randn(2, 3, 6, 6)
+    supernet = netaug_fx.augment(model, example_inputs=inputs)
+    assert [group.width for group in supernet.groups] == [8]
+    assert model.training
+    assert int(model[1].num_batches_tracked) == 0, "the first run moved running statistics"
+    assert torch.equal(supernet.eval()(inputs), model.eval()(inputs))
+    assert netaug_fx.verify(netaug_fx.extract(supernet), model, example_inputs=inputs).passed
+
+
+def test_lazy_modules_run_on_inputs_that_the_model_declares() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
+    model.example_input_shape = (5,)
+    assert [group.width for group in netaug_fx.augment(model).groups] == [8]
