@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from netaug_fx.api import augment, inspect
 from netaug_fx.calibration import calibrate_
+from netaug_fx.distillation import Distillation
 from netaug_fx.errors import NetAugError
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.extract import extract
@@ -17,6 +18,7 @@ from netaug_fx.passes.graph import Group, Pin
 from netaug_fx.passes.report import Report
 from netaug_fx.passes.verify import verify
 from netaug_fx.sorting import sort_channels_
+from netaug_fx.step import Step, step
 from netaug_fx.supernet import Supernet
 
 try:
@@ -25,16 +27,19 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Distillation",
     "Group",
     "Inspection",
     "NetAugError",
     "Pin",
     "Report",
+    "Step",
     "Supernet",
     "augment",
     "calibrate_",
     "extract",
     "inspect",
     "sort_channels_",
+    "step",
     "verify",
 ]

@@ -25,8 +25,7 @@ class Control:
     """The groups of a supernet and the generator of its widths; one plain object on the root.
 
     Draw number k depends on ``seed`` and k alone, so a resumed run repeats the uninterrupted one, and ranks agree
-    without
-    talking. Both numbers travel in the state_dict.
+    without talking. Both numbers travel in the state_dict.
     """
 
     def __init__(self, active: Active, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int) -> None:
@@ -42,11 +41,18 @@ class Control:
         twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
         return twin
 
-    def sample(self, kinds: Collection[str] | None = None) -> dict[str, int]:
-        """Draws a width for every group, uniform and independent; kinds not listed keep the target's."""
+    def sample(self, kinds: Collection[str] | None = None, pool: int | None = None) -> dict[str, int]:
+        """Draws a width for every group, uniform and independent; kinds not listed keep the target's.
+
+        With ``pool``, one of that many assignments, which depend on ``seed`` alone.
+        """
         if kinds is not None:
             check_kinds(kinds)
+        if pool is not None and (isinstance(pool, bool) or not isinstance(pool, int) or pool < 1):
+            raise InputError(f"pool must be the number of assignments to draw from, at least 1, not {pool!r}")
         generator = random.Random(self.seed * 2**64 + self.draws)
+        if pool is not None:  # numbers that no draw will reach
+            generator = random.Random(self.seed * 2**64 + 2**63 + generator.randrange(pool))
         self.draws += 1
         drawn = {group.name: generator.choice(group.choices) for group in self.groups}
         return {
@@ -145,16 +151,17 @@ class Supernet(nn.Module):
         return {group.name: group.choices[-1] for group in control(self).groups}
 
     @_shy_method
-    def sample(self, kinds: Collection[str] | None = None) -> dict[str, int]:
+    def sample(self, kinds: Collection[str] | None = None, pool: int | None = None) -> dict[str, int]:
         """Draws an assignment from the supernet's own generator.
 
         Args:
             kinds: Kinds of groups to widen (``{"inner"}``); all by default. The other groups keep the target's width.
+            pool: Draw from that many fixed assignments instead of from all.
 
         Raises:
-            InputError: an unknown kind.
+            InputError: an unknown kind, or a pool of less than one.
         """
-        return control(self).sample(kinds)
+        return control(self).sample(kinds, pool)
 
     @_shy_method
     @contextmanager

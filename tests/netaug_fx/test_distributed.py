@@ -1,8 +1,12 @@
 """Data-parallel training: two gloo processes give the gradients of one process on the joint batch."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -37,45 +41,52 @@ def joint_batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, 4, 4, generator=generator), torch.randint(5, (8,), generator=generator)
 
 
-def backward(net: nn.Module, x: Tensor, y: Tensor) -> None:
-    nn.functional.cross_entropy(net(x), y).backward()
+def by_hand(net: Any, x: Tensor, y: Tensor) -> dict[str, int]:
+    """The loop of the README."""
+    with net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext():
+        nn.functional.cross_entropy(net(x), y).backward()
+    with getattr(net, "module", net).augmented() as widths:
+        nn.functional.cross_entropy(net(x), y).backward()
+    return widths
 
 
-def run_rank(rank: int, folder: str) -> None:
-    """One of the processes: its half of each batch, both passes, one step; writes what it drew and got."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
-    supernet = make_supernet()
-    wrapped = DistributedDataParallel(supernet)
+def by_step(net: Any, x: Tensor, y: Tensor, **options: Any) -> dict[str, int]:
+    def loss_fn(net: nn.Module) -> tuple[Tensor, Tensor]:
+        logits = net(x)
+        return nn.functional.cross_entropy(logits, y), logits
+
+    return netaug_fx.step(net, loss_fn, **options).widths[-1]
+
+
+def accumulated(net: Any, x: Tensor, y: Tensor) -> dict[str, int]:
+    """Two small batches, which communicate once, with the widest net as teacher."""
+    options: dict[str, Any] = {"distill": netaug_fx.Distillation(), "pool": 1}
+    first, second = zip(x.chunk(2), y.chunk(2), strict=True)
+    with net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext():
+        by_step(net, *first, **options)
+    return by_step(net, *second, **options)
+
+
+WAYS: dict[str, Callable[..., dict[str, int]]] = {
+    "by hand": by_hand,
+    "step": by_step,
+    "three draws": partial(by_step, draws=3),
+    "in-place distillation": partial(by_step, distill=netaug_fx.Distillation()),
+    "sandwich": partial(by_step, distill=netaug_fx.Distillation(), draws=2),
+    "accumulated": accumulated,
+    "projected": partial(by_step, project=True),
+}
+
+
+def train(net: Any, way: str, rank: int | None) -> dict[str, Any]:
+    """A few steps on this rank's part of each joint batch, or on the whole."""
+    supernet = getattr(net, "module", net)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
     drawn, gradients = [], []
     for step in range(STEPS):
-        x, y = (part.chunk(PROCESSES)[rank] for part in joint_batch(step))
+        x, y = (part if rank is None else part.chunk(PROCESSES)[rank] for part in joint_batch(step))
         optimizer.zero_grad()
-        with wrapped.no_sync():
-            backward(wrapped, x, y)
-        with supernet.augmented() as widths:
-            backward(wrapped, x, y)
-        drawn.append(widths)
-        gradients.append({name: p.grad.clone() for name, p in supernet.named_parameters()})
-        optimizer.step()
-        if step == 0:
-            netaug_fx.sort_channels_(supernet, optimizer)
-    torch.save({"drawn": drawn, "gradients": gradients, "state": supernet.state_dict()}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def run_alone() -> dict[str, Any]:
-    supernet = make_supernet()
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
-    drawn, gradients = [], []
-    for step in range(STEPS):
-        x, y = joint_batch(step)
-        optimizer.zero_grad()
-        backward(supernet, x, y)
-        with supernet.augmented() as widths:
-            backward(supernet, x, y)
-        drawn.append(widths)
+        drawn.append(WAYS[way](net, x, y))
         gradients.append({name: p.grad.clone() for name, p in supernet.named_parameters()})
         optimizer.step()
         if step == 0:
@@ -83,19 +94,45 @@ def run_alone() -> dict[str, Any]:
     return {"drawn": drawn, "gradients": gradients, "state": supernet.state_dict()}
 
 
-def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=PROCESSES, join=True)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
-    alone = run_alone()
-    assert ranks[0]["drawn"] == ranks[1]["drawn"] == alone["drawn"]
-    assert len({tuple(widths.values()) for widths in alone["drawn"]}) > 1
+def run_rank(rank: int, folder: str) -> None:
+    """One of the processes: every way of training, from the same first weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    found = {way: train(DistributedDataParallel(make_supernet()), way, rank) for way in WAYS}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(run_rank, args=(str(folder),), nprocs=PROCESSES, join=True)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "projected"])
+def test_two_processes_give_the_gradients_of_one(ranks: list[dict[str, Any]], way: str) -> None:
+    alone = train(make_supernet(), way, rank=None)
+    first, second = (rank[way] for rank in ranks)
+    assert first["drawn"] == second["drawn"] == alone["drawn"]
     for step in range(STEPS):
         for name, gradient in alone["gradients"][step].items():
-            for rank in ranks:
+            for rank in (first, second):
                 torch.testing.assert_close(rank["gradients"][step][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    for key, value in ranks[0]["state"].items():
-        assert torch.equal(value, ranks[1]["state"][key]), key
+    for key, value in first["state"].items():
+        assert torch.equal(value, second["state"][key]), key
         torch.testing.assert_close(value, alone["state"][key], rtol=1e-4, atol=1e-6)
+
+
+def test_widths_change_from_step_to_step(ranks: list[dict[str, Any]]) -> None:
+    assert len({tuple(widths.values()) for widths in ranks[0]["step"]["drawn"]}) > 1
+
+
+def test_ranks_stay_equal_though_each_projects_its_own_gradients(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["projected"] for rank in ranks)
+    assert first["drawn"] == second["drawn"]
+    for key, value in first["state"].items():
+        assert torch.equal(value, second["state"][key]), key
 
 
 def test_the_supernet_comes_out_of_its_wrapper() -> None:
