@@ -10,12 +10,14 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from netaug_fx.errors import InputError
+from netaug_fx.training.data.config import DataConfig
+from netaug_fx.training.section import Section
 
 ArmName = Literal["baseline", "netaug"]
 Factors = float | list[float]
@@ -28,6 +30,10 @@ FLAGS = {
     "data.image_size": "--image-size",
     "data.batch_size": "--batch-size",
     "netaug.ratio": "--ratio",
+    "distill.teacher": "--teacher",
+    "distill.teacher_weights": "--teacher-weights",
+    "distill.in_place": "--in-place",
+    "optim.precision": "--precision",
     "optim.epochs": "--epochs",
     "optim.lr": "--lr",
     "arms": "--arms",
@@ -36,49 +42,18 @@ FLAGS = {
 }
 
 
-class Section(BaseModel):
-    """A group of settings that refuses names it does not know and cannot be changed once made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
 class ModelConfig(Section):
     """Which net to train."""
 
     name: str = Field(default="digits_net", description="Zoo name, `timm:NAME`, or `path/to/file.py:function`.")
+    weights: str | None = Field(
+        default=None,
+        description="Trained weights to start from: a .safetensors file or a .pt state_dict. The classifier is new where "
+        "the data has other classes.",
+    )
     kwargs: dict[str, Any] = Field(
         default_factory=dict,
         description="More keyword arguments for the function that builds the net, such as `dropout: 0.1`.",
-    )
-
-
-class DataConfig(Section):
-    """Which images to train on, and what is done to them."""
-
-    name: str = Field(
-        default="digits", description="`digits`, or a folder with one sub-folder of images for each class."
-    )
-    image_size: Annotated[int, Field(ge=4)] | None = Field(
-        default=None,
-        description="Side of the square input in pixels. Unset: 8 for digits; for a folder, what the net was made for "
-        "(or 64).",
-    )
-    batch_size: int = Field(default=64, ge=2, description="Images in a step, on each process.")
-    val_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="Part of each class that is held out where the data has no `val` folder."
-    )
-    shift: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
-        default=None, description="Training images move by up to this part of their side. Unset: 0.1."
-    )
-    zoom: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None,
-        description="Training images grow or shrink by up to this part. Unset: 0.1 for digits, 0.25 for a folder.",
-    )
-    flip: bool | None = Field(
-        default=None, description="Mirror half of the training images. Unset: no for digits, yes for a folder."
-    )
-    workers: int = Field(
-        default=0, ge=0, description="Processes that decode images; 0 decodes in the training process."
     )
 
 
@@ -92,16 +67,22 @@ class NetAugConfig(Section):
     )
     pin: list[str] = Field(default_factory=list, description="Module paths (globs) that keep their width.")
     divisor: int = Field(default=1, ge=1, description="Widths are rounded to multiples of this.")
-    alpha: float = Field(default=1.0, gt=0, description="Weight of the wider net's loss.")
-    stream_fraction: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Phase one, as a part of the epochs: all widths are drawn. After it only inner widths are.",
+    alpha: float = Field(default=1.0, gt=0, description="Weight of each wider net's loss.")
+    draws: int = Field(default=1, ge=1, description="Wider nets in each step.")
+    pool: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Draw from this many fixed assignments of widths; unset: from all."
+    )
+    phase_two_epochs: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="The last epochs, in which only inner widths are drawn; before them all are. Unset: half of them.",
+    )
+    initialise: Literal["keep", "widest"] = Field(
+        default="keep",
+        description="First weights: `keep` the tiny net's own, or draw all anew for the `widest` net, as the paper does.",
     )
     sort: bool = Field(
         default=False,
-        description="At each epoch start of phase one, move the most important inner channels into the tiny net.",
+        description="At the start of each epoch of phase one, move the most important inner channels into the tiny net.",
     )
 
     @field_validator("ratio")
@@ -121,15 +102,79 @@ class NetAugConfig(Section):
         return ratio
 
 
+class DistillConfig(Section):
+    """Who else teaches the tiny net: another net that is trained already, or the wider nets around it."""
+
+    teacher: str | None = Field(
+        default=None, description="A trained net, named as `model.name`; teaches the tiny net in all arms."
+    )
+    teacher_weights: str | None = Field(
+        default=None, description="Its weights: a .safetensors file, or a .pt state_dict."
+    )
+    teacher_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="More arguments for the function that builds it, such as `pretrained: true`."
+    )
+    in_place: bool = Field(
+        default=False,
+        description="The widest net takes the place of one drawn net, and its output teaches the tiny net.",
+    )
+    weight: float = Field(default=1.0, gt=0, description="Weight of a teacher's term beside the loss on the labels.")
+    temperature: float = Field(default=1.0, gt=0, description="Softens the outputs of teacher and tiny net alike.")
+    project: bool = Field(
+        default=False, description="Where gradients conflict, take the tiny net's direction out of the wider nets'."
+    )
+
+    @model_validator(mode="after")
+    def _weights_have_a_net(self) -> DistillConfig:
+        if self.teacher is None and (self.teacher_weights is not None or self.teacher_kwargs):
+            raise ValueError("teacher_weights and teacher_kwargs need a teacher (--teacher)")
+        return self
+
+
 class OptimConfig(Section):
     """SGD with Nesterov momentum; warm-up, then cosine, by iteration. Biases and norms have no weight decay."""
 
     epochs: int = Field(default=25, ge=1, description="Passes over the training images, for each arm.")
     lr: float = Field(default=0.1, gt=0, description="Highest learning rate, reached after the warm-up.")
+    lr_images: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="`lr` is meant for steps of this many images and grows or shrinks in proportion. Unset: any.",
+    )
     warmup_epochs: float = Field(default=2.0, ge=0, description="Epochs over which the learning rate rises from zero.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD.")
     weight_decay: float = Field(default=4e-5, ge=0, description="Decay of the weights, but not of biases and norms.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Part of each target spread over all classes.")
+    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients are added up for one step.")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Gradients are scaled down to this L2 norm; unset: never."
+    )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Decay of a running average of the weights (0.9999), which is then validated and delivered.",
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no", description="Mixed precision of forward passes; fp16 needs a GPU."
+    )
+
+
+class KeepConfig(Section):
+    """What is written while a run goes on, and which weights it delivers."""
+
+    minutes: float = Field(
+        default=10.0, ge=0, description="A checkpoint is written at each epoch's end, and this often in between."
+    )
+    deliver: Literal["last", "best"] = Field(
+        default="last",
+        description="Deliver the last weights, or those of the epoch with the best validation accuracy (which flatters: "
+        "they were chosen by the images they are judged on).",
+    )
+
+
+class TrackingConfig(Section):
+    """Where else the metrics go, beside `metrics.csv`."""
+
+    tensorboard: bool = Field(default=False, description="Also write them for TensorBoard, into the run folder.")
+    wandb: str | None = Field(default=None, description="Also send them to this project on Weights & Biases.")
 
 
 class TrainConfig(Section):
@@ -138,7 +183,10 @@ class TrainConfig(Section):
     model: ModelConfig = Field(default=ModelConfig(), description="The net.")
     data: DataConfig = Field(default=DataConfig(), description="The images.")
     netaug: NetAugConfig = Field(default=NetAugConfig(), description="Network Augmentation.")
+    distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
     optim: OptimConfig = Field(default=OptimConfig(), description="The optimizer and its schedule.")
+    keep: KeepConfig = Field(default=KeepConfig(), description="Checkpoints.")
+    tracking: TrackingConfig = Field(default=TrackingConfig(), description="Metrics for others.")
     arms: list[ArmName] = Field(
         default=["baseline", "netaug"],
         min_length=1,
@@ -160,6 +208,12 @@ class TrainConfig(Section):
             raise ValueError(f"arms names one arm twice: {self.arms}")
         if self.netaug.ratio is None and self.arms == ["netaug"]:
             raise ValueError("the arm netaug needs netaug.ratio (--ratio), which is null")
+        if (self.distill.in_place or self.distill.project) and "netaug" not in self.active_arms:
+            raise ValueError("distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there")
+        if (self.netaug.phase_two_epochs or 0) > self.optim.epochs:
+            raise ValueError(
+                f"netaug.phase_two_epochs is {self.netaug.phase_two_epochs}, more than optim.epochs ({self.optim.epochs})"
+            )
         return self
 
     @property

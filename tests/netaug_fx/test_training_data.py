@@ -8,11 +8,9 @@ import torch
 from PIL import Image
 
 from netaug_fx.errors import DataError
-from netaug_fx.training import image_folder
-from netaug_fx.training.config import DataConfig
-from netaug_fx.training.data import Augmentation, Task, load_task, make_loaders
-from netaug_fx.training.image_folder import FolderImages, decode
-from netaug_fx.training.split import stratified_split
+from netaug_fx.training.data import Augmentation, DataConfig, Task, image_folder, load_task, make_loaders
+from netaug_fx.training.data.image_folder import FolderImages, decode
+from netaug_fx.training.data.split import stratified_split
 
 
 def make_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (20, 12)) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from netaug_fx.errors import DataError
-from netaug_fx.training.split import stratified_split
+from netaug_fx.training.data.split import stratified_split
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 IN_MEMORY_BYTES = 512 * 2**20
