@@ -44,6 +44,7 @@ def _setting(flag: str, name: str, **options: Any) -> Any:
 def train(
     model: Annotated[str | None, _setting("--model", "model.name")] = None,
     data: Annotated[str | None, _setting("--data", "data.name")] = None,
+    data_dir: Annotated[str | None, _setting("--data-dir", "data.dir", metavar="DIR")] = None,
     image_size: Annotated[int | None, _setting("--image-size", "data.image_size")] = None,
     ratio: Annotated[
         str | None, _setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")
@@ -73,6 +74,7 @@ def train(
     given = {
         "model.name": model,
         "data.name": data,
+        "data.dir": data_dir,
         "data.image_size": image_size,
         "optim.epochs": epochs,
         "data.batch_size": batch_size,

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from netaug_fx.errors import DataError
-from netaug_fx.training.data import Augmentation, DataConfig, Task, image_folder, load_task, make_loaders
-from netaug_fx.training.data.image_folder import FolderImages, decode
+from netaug_fx.training.data import Augmentation, DataConfig, Task, load_task, make_loaders, pictures
+from netaug_fx.training.data.pictures import Files, Pictures, read_picture, square
 from netaug_fx.training.data.split import stratified_split
 
 
@@ -68,7 +68,7 @@ def test_images_that_do_not_fit_into_memory_are_decoded_when_needed(
 ) -> None:
     root = make_folder(tmp_path / "set", {"cat": 3, "dog": 3})
     eager = folder_task(root).train.images([0, 3])
-    monkeypatch.setattr(image_folder, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 0)
     lazy = folder_task(root)
     assert torch.equal(lazy.train.images([0, 3]), eager)
     broken = next((root / "dog").iterdir())
@@ -82,7 +82,7 @@ def test_an_image_is_made_square_rgb_and_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.new("L", (10, 30), 128).save(file, exif=exif)
-    image = decode(file, 8)
+    image = square(read_picture(file, file.name), 8)
     assert image.shape == (3, 8, 8)
     assert torch.allclose(image.float(), torch.tensor(128.0), atol=2)
 
@@ -159,14 +159,14 @@ def test_loading_draws_nothing_from_the_global_generator() -> None:
 
 def test_an_augmentation_of_nothing_leaves_images_alone_and_flip_mirrors() -> None:
     images = torch.rand(32, 1, 8, 8)
-    generator = torch.Generator().manual_seed(0)
-    assert torch.equal(Augmentation(0, 0, False)(images, generator), images)
-    flipped = Augmentation(0, 0, True)(images, generator)
+    draw = torch.rand(32, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Augmentation(0, 0, False).move(images, draw), images)
+    flipped = Augmentation(0, 0, True).move(images, draw)
     same = torch.isclose(flipped, images, atol=1e-5).flatten(1).all(1)
     mirrored = torch.isclose(flipped, images.flip(-1), atol=1e-5).flatten(1).all(1)
     assert bool((same | mirrored).all())
     assert 0 < int(mirrored.sum()) < 32
-    moved = Augmentation(0.1, 0.1, False)(images, generator)
+    moved = Augmentation(0.1, 0.1, False).move(images, draw)
     assert moved.shape == images.shape
     assert not torch.allclose(moved, images, atol=1e-3)
 
@@ -174,6 +174,6 @@ def test_an_augmentation_of_nothing_leaves_images_alone_and_flip_mirrors() -> No
 def test_a_set_keeps_its_labels_beside_its_files(tmp_path: Path) -> None:
     make_folder(tmp_path, {"cat": 2})
     files = sorted((tmp_path / "cat").iterdir())
-    images = FolderImages(files, [1, 0], 8)
+    images = Pictures(Files(files), [1, 0], 8)
     assert images.labels.tolist() == [1, 0]
     assert images.images([1]).shape == (1, 3, 8, 8)

@@ -3,10 +3,11 @@
 Read `sources` first: it maps names to loaders. `docs/data.md` lists the names and their layouts on disk.
 """
 
-from netaug_fx.training.data.config import DataConfig
+from netaug_fx.training.data.config import DataConfig, GlyphConfig
+from netaug_fx.training.data.glyphs import glyph_batch
 from netaug_fx.training.data.loaders import EpochOrder, make_loaders
-from netaug_fx.training.data.sources import load_task
-from netaug_fx.training.data.task import Batch, ImageSource, Task, TensorImages
+from netaug_fx.training.data.sources import load_task, own_side
+from netaug_fx.training.data.task import Batch, ImageSource, StreamSource, Task, TensorImages
 from netaug_fx.training.data.transforms import Augmentation
 
 __all__ = [
@@ -14,9 +15,13 @@ __all__ = [
     "Batch",
     "DataConfig",
     "EpochOrder",
+    "GlyphConfig",
     "ImageSource",
+    "StreamSource",
     "Task",
     "TensorImages",
+    "glyph_batch",
     "load_task",
     "make_loaders",
+    "own_side",
 ]

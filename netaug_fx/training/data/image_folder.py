@@ -1,111 +1,118 @@
 """Images in folders: one sub-folder for each class, below ``train`` and ``val`` or directly below the root.
 
-Images are decoded with Pillow, resized so that the shorter side fits, and cropped to the central square. Small sets
-are decoded once, when they are opened; large ones when a batch needs them, after a look at every file's header.
+ImageNet-1k and ImageNet-21K-P are such folders too, with names of their own.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from netaug_fx.errors import DataError
+from netaug_fx.training.data.config import DataConfig
+from netaug_fx.training.data.locations import need_folder
+from netaug_fx.training.data.pictures import Files, Reader, picture_task
 from netaug_fx.training.data.split import stratified_split
+from netaug_fx.training.data.task import Task
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-IN_MEMORY_BYTES = 512 * 2**20
 LAYOUT = "Expected FOLDER/<class>/<image>, or FOLDER/train/<class>/<image> and FOLDER/val/<class>/<image>."
 
-
-class FolderImages:
-    """Images of one size, read from files.
-
-    Attributes:
-        files: the image files.
-        labels: int64 ``[n]``, the class of each.
-        side: height and width in pixels.
-    """
-
-    def __init__(self, files: Sequence[Path], labels: Sequence[int], side: int) -> None:
-        """Decode all files if they fit into memory, else only look at their headers.
-
-        Raises:
-            DataError: a file cannot be read as an image; the message names it.
-        """
-        self.files = list(files)
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.side = side
-        self._decoded: Tensor | None = None
-        if len(self.files) * 3 * side * side <= IN_MEMORY_BYTES:
-            self._decoded = torch.stack([decode(file, side) for file in self.files])
-        else:
-            for file in self.files:
-                _check_header(file)
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """The images at ``indices`` as uint8 ``[n, 3, side, side]``."""
-        if self._decoded is not None:
-            return self._decoded[torch.as_tensor(indices)]
-        return torch.stack([decode(self.files[index], self.side) for index in indices])
-
-    @classmethod
-    def open(
-        cls, root: Path, side: int, val_fraction: float, seed: int
-    ) -> tuple[FolderImages, FolderImages, tuple[str, ...]]:
-        """Training images, validation images and class names of a folder.
-
-        Raises:
-            DataError: the folder is empty, has one class, a class has no image, or a file cannot be read.
-        """
-        train_root = root / "train" if (root / "train").is_dir() else root
-        classes = _class_names(train_root)
-        files, labels = _collect(train_root, classes, all_classes=True)
-        if train_root != root and (root / "val").is_dir():
-            strangers = sorted({folder.name for folder in _folders(root / "val")} - set(classes))
-            if strangers:
-                raise DataError(
-                    f"{root / 'val'} has classes that {train_root} has not: {', '.join(strangers[:5])}. "
-                    "Both folders need the same class sub-folders."
-                )
-            val_files, val_labels = _collect(root / "val", classes, all_classes=False)
-            return cls(files, labels, side), cls(val_files, val_labels, side), classes
-        train, val = stratified_split(labels, val_fraction, seed)
-        if not val:
-            raise DataError(f"{train_root}: every class has a single image, so none can be held out. Add images.")
-        parts = [cls([files[i] for i in part], [labels[i] for i in part], side) for part in (train, val)]
-        return parts[0], parts[1], classes
+Part = tuple[Files, list[int]]
 
 
-def decode(file: Path, side: int) -> Tensor:
-    """One image as uint8 ``[3, side, side]``: upright, RGB, resized and cropped to the central square.
+def load_image_folder(config: DataConfig, seed: int) -> Task:
+    """``--data imagefolder --data-dir FOLDER``.
 
     Raises:
-        DataError: the file cannot be read as an image.
+        DataError: the folder is missing, empty, has one class, a class has no image, or a file cannot be read.
     """
+    return load_folder(need_folder(config, LAYOUT), config, seed)
+
+
+def load_folder(root: Path, config: DataConfig, seed: int) -> Task:
+    """Images of a folder; without a sub-folder ``val``, a part of each class is held out.
+
+    Raises:
+        DataError: the folder is empty, has one class, a class has no image, or a file cannot be read.
+    """
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        return _two_folders(config, str(root), root / "train", root / "val")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    classes = _class_names(train_root)
+    files, labels = _collect(train_root, classes, all_classes=True)
+    train, val = stratified_split(labels, config.val_fraction, seed)
+    if not val:
+        raise DataError(f"{train_root}: every class has a single image, so none can be held out. Add images.")
+    parts: list[tuple[Reader, list[int]]] = [(files.select(part), [labels[i] for i in part]) for part in (train, val)]
+    return picture_task(config, str(root), parts[0], parts[1], classes)
+
+
+def load_imagenet(config: DataConfig, seed: int) -> Task:
+    """ImageNet-1k (ILSVRC 2012), unpacked into a folder for each class, as torchvision's `ImageNet` leaves it too.
+
+    Raises:
+        DataError: a folder is missing or empty, or a file cannot be read.
+    """
+    layout = (
+        "Expected DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG. Get ILSVRC2012_img_train.tar, "
+        "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from image-net.org (needs an account), put them into "
+        "DIR, and let torchvision unpack both parts: torchvision.datasets.ImageNet(DIR, split='train') and 'val'."
+    )
+    root = need_folder(config, layout, "train", "val")
+    task = _two_folders(config, "imagenet", root / "train", root / "val")
+    names = _imagenet_names(root / "meta.bin")
+    return task if names is None else _renamed(task, names)
+
+
+def load_imagenet21k_p(config: DataConfig, seed: int) -> Task:
+    """ImageNet-21K-P, the processed ImageNet-21k (Ridnik et al., NeurIPS 2021 Datasets track).
+
+    Raises:
+        DataError: a folder is missing or empty, or a file cannot be read.
+    """
+    layout = (
+        "Expected DIR/imagenet21k_train/<wnid>/* and DIR/imagenet21k_val/<wnid>/*. The processed set is offered by "
+        "image-net.org (needs an account), as winter21_whole after the scripts of github.com/Alibaba-MIIL/ImageNet21K."
+    )
+    root = need_folder(config, layout, "imagenet21k_train", "imagenet21k_val")
+    return _two_folders(config, "imagenet21k_p", root / "imagenet21k_train", root / "imagenet21k_val")
+
+
+def _two_folders(config: DataConfig, name: str, train_root: Path, val_root: Path) -> Task:
+    classes = _class_names(train_root)
+    strangers = sorted({folder.name for folder in _folders(val_root)} - set(classes))
+    if strangers:
+        raise DataError(
+            f"{val_root} has classes that {train_root} has not: {', '.join(strangers[:5])}. "
+            "Both folders need the same class sub-folders."
+        )
+    train = _collect(train_root, classes, all_classes=True)
+    val = _collect(val_root, classes, all_classes=False)
+    return picture_task(config, name, train, val, classes)
+
+
+def _imagenet_names(file: Path) -> dict[str, str] | None:
+    """The words for each wnid, where torchvision has left them beside the folders."""
+    if not file.is_file():
+        return None
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            square = ImageOps.fit(upright, (side, side), method=Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _broken(file, error) from None
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+        words: dict[str, tuple[str, ...]] = torch.load(file, weights_only=True)[0]
+        return {wnid: names[0] for wnid, names in words.items()}
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} is not the file of class names that torchvision writes ({error}). Delete it; "
+            "torchvision.datasets.ImageNet makes it anew, and without it the wnids are the names."
+        ) from None
 
 
-def _check_header(file: Path) -> None:
-    try:
-        with Image.open(file):
-            pass
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _broken(file, error) from None
-
-
-def _broken(file: Path, error: Exception) -> DataError:
-    return DataError(f"image {file} cannot be read: {error}. Repair it, or take it out of the folder.")
+def _renamed(task: Task, names: dict[str, str]) -> Task:
+    return replace(task, classes=tuple(names.get(wnid, wnid) for wnid in task.classes))
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
@@ -121,16 +128,21 @@ def _folders(root: Path) -> list[Path]:
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _collect(root: Path, classes: Sequence[str], *, all_classes: bool) -> tuple[list[Path], list[int]]:
+def _collect(root: Path, classes: Sequence[str], *, all_classes: bool) -> Part:
     """All image files below each class's folder, in the order of their names."""
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in EXTENSIONS)
+        found = sorted(
+            os.path.join(folder, file)
+            for folder, _, names in os.walk(root / name)
+            for file in names
+            if os.path.splitext(file)[1].lower() in EXTENSIONS
+        )
         if not found and all_classes:
             raise DataError(f"{root / name} holds no image. {LAYOUT} Endings read: {', '.join(sorted(EXTENSIONS))}.")
         files += found
         labels += [label] * len(found)
     if not files:
         raise DataError(f"{root} holds no image. {LAYOUT}")
-    return files, labels
+    return Files(files), labels

@@ -1,7 +1,7 @@
 """Batches in an order that follows from seed and epoch, so that a run can go on in the middle of an epoch.
 
-What happens to an image depends only on (seed, epoch, place in the epoch), so a run that is resumed in the middle of an
-epoch sees exactly what the uninterrupted run saw.
+What happens to an image depends only on (seed, epoch, index), so a run that is resumed in the middle of an epoch sees
+exactly what the uninterrupted run saw, with any number of worker processes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data.config import DataConfig
-from netaug_fx.training.data.task import Batch, ImageSource, Task
+from netaug_fx.training.data.task import Batch, ImageSource, StreamSource, Task
 from netaug_fx.training.data.transforms import normalise
 
 
@@ -41,55 +42,106 @@ class EpochOrder(Sampler[list[int]]):
         return self.length // self.batch_size - self.start
 
 
-class _Batches(Dataset[Batch]):
-    """Turns lists of indices into batches the net can take; ``augmentation`` None leaves the images as they are."""
+class StepOrder(EpochOrder):
+    """The order of a stream, which has no indices: each list holds the number of a step."""
 
-    def __init__(self, source: ImageSource, task: Task, order: EpochOrder | None) -> None:
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from ([step] for step in range(self.start, self.length // self.batch_size))
+
+
+class _Training(Dataset[Batch]):
+    """Turns lists of indices into changed, normalised batches."""
+
+    def __init__(self, source: ImageSource, task: Task, order: EpochOrder) -> None:
         self.source, self.task, self.order = source, task, order
 
     def __len__(self) -> int:
-        return len(self.source.labels)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        images = normalise(self.source.images(indices), self.task.mean, self.task.std)
-        if self.order is not None:
-            # The first index makes batches of one epoch differ without counting them, also in worker processes.
-            seed = (self.order.seed * 1_000_003 + self.order.epoch) * 1_000_003 + indices[0]
-            images = self.task.augmentation(images, torch.Generator().manual_seed(seed % 2**63))
-        return images, self.source.labels[torch.as_tensor(indices)]
+        pixels = self.task.augmentation(self.source, indices, seed=self.order.seed, epoch=self.order.epoch)
+        return normalise(pixels, self.task.mean, self.task.std), self.source.labels[torch.as_tensor(indices)]
+
+
+class _Streaming(Dataset[Batch]):
+    """Turns numbers of steps into changed, normalised batches."""
+
+    def __init__(self, source: StreamSource, task: Task, order: StepOrder) -> None:
+        self.source, self.task, self.order = source, task, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, step: int) -> Batch:
+        source, indices, labels = self.source.batch(step, self.order.batch_size, self.order.epoch)
+        pixels = self.task.augmentation(source, indices, seed=self.order.seed, epoch=self.order.epoch)
+        return normalise(pixels, self.task.mean, self.task.std), labels
+
+    def __getitems__(self, steps: list[int]) -> Batch:
+        return self[steps[0]]
+
+
+class _Validation(Dataset[Batch]):
+    """Turns lists of indices into normalised batches."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.task.val)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        images = normalise(self.task.val.images(indices), self.task.mean, self.task.std)
+        return images, self.task.val.labels[torch.as_tensor(indices)]
 
 
 def make_loaders(task: Task, config: DataConfig, seed: int) -> tuple[DataLoader[Batch], EpochOrder, DataLoader[Batch]]:
     """Loaders for training and validation, and the order of the first, whose ``epoch`` and ``start`` the loop sets.
 
+    Under several processes ``start`` counts the batches of all of them, and each process takes its share of the order,
+    which is what accelerate does with the loader.
+
     Raises:
         DataError: there are fewer training images than one batch holds.
     """
-    if len(task.train.labels) < config.batch_size:
+    if len(task.train) < config.batch_size:
         raise DataError(
-            f"data set {task.name}: {len(task.train.labels)} training images do not fill one batch of "
+            f"data set {task.name}: {len(task.train)} training images do not fill one batch of "
             f"{config.batch_size}. Lower data.batch_size (--batch-size) or add images."
         )
-    order = EpochOrder(len(task.train.labels), config.batch_size, seed)
+    dataset, order = _training_set(task, config, seed)
     # Generators of their own: a loader would otherwise draw from torch's global one, which dropout uses.
     train: DataLoader[Batch] = DataLoader(
-        _Batches(task.train, task, order),
+        dataset,
         batch_sampler=order,
         collate_fn=_already_collated,
         num_workers=config.workers,
         generator=torch.Generator(),
     )
     val: DataLoader[Batch] = DataLoader(
-        _Batches(task.val, task, None),
+        _Validation(task),
         batch_size=max(config.batch_size, 256),
         collate_fn=_already_collated,
         num_workers=config.workers,
         generator=torch.Generator(),
     )
     return train, order, val
+
+
+def _training_set(task: Task, config: DataConfig, seed: int) -> tuple[Dataset[Batch], EpochOrder]:
+    if isinstance(task.train, StreamSource):
+        processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+        task.train.divide(processes * max(config.workers, 1))
+        steps = StepOrder(len(task.train), config.batch_size, seed)
+        return _Streaming(task.train, task, steps), steps
+    order = EpochOrder(len(task.train), config.batch_size, seed)
+    return _Training(task.train, task, order), order
 
 
 def _already_collated(batch: Any) -> Any:

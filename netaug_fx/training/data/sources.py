@@ -1,42 +1,64 @@
-"""From the name of a data set to its images."""
+"""From the name of a data set to its images: the registry behind ``--data``."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from netaug_fx.errors import DataError
+from netaug_fx.training.data import digits, glyphs, hugging_face, image_folder, torchvision_sets, web_shards
 from netaug_fx.training.data.config import DataConfig
-from netaug_fx.training.data.digits import load_digit_images
-from netaug_fx.training.data.image_folder import FolderImages
 from netaug_fx.training.data.task import Task
-from netaug_fx.training.data.transforms import augmentation
+
+Loader = Callable[[DataConfig, int], Task]
+
+LOADERS: dict[str, Loader] = {
+    "digits": digits.load_digit_images,
+    "glyphs": glyphs.load_glyphs,
+    "imagefolder": image_folder.load_image_folder,
+    "imagenet": image_folder.load_imagenet,
+    "imagenet21k_p": image_folder.load_imagenet21k_p,
+    **torchvision_sets.LOADERS,
+}
+
+# What stands after the colon is the loader's own affair.
+PREFIXES: dict[str, Loader] = {
+    "hf:": hugging_face.load_hugging_face,
+    "wds:": web_shards.load_web_shards,
+}
+
+# Small squares keep their own size; photographs take the size that the net was made for.
+_SIDES = {"digits": digits.SIDE, "glyphs": glyphs.SIDE, "cifar10": 32, "cifar100": 32}
+
+
+def own_side(name: str) -> int | None:
+    """The side in pixels of a set whose images all have one small size, or None where the net may decide."""
+    return _SIDES.get(name)
 
 
 def load_task(config: DataConfig, seed: int) -> Task:
-    """Read the data set that ``config`` names; without a ``val`` folder, split each class by ``seed``.
+    """Read the data set that ``config`` names; without validation images of its own, split each class by ``seed``.
 
     Raises:
-        DataError: there is no such folder, it is empty, has one class, or a file in it cannot be read.
+        DataError: the name is unknown, or the set is missing, incomplete, of one class, or cannot be read.
     """
-    if config.name == "digits":
-        return load_digit_images(config, seed)
+    if config.name in LOADERS:
+        return LOADERS[config.name](config, seed)
+    for prefix, load in PREFIXES.items():
+        if config.name.startswith(prefix):
+            return load(config, seed)
     root = Path(config.name)
-    if not root.is_dir():
-        raise DataError(
-            f"--data {config.name}: there is no such folder. "
-            "Give 'digits', or a folder with one sub-folder of images for each class."
-        )
-    size = config.image_size or 64
-    train, val, classes = FolderImages.open(root, size, config.val_fraction, seed)
-    return Task(
-        name=str(root),
-        train=train,
-        val=val,
-        classes=classes,
-        channels=3,
-        image_size=size,
-        # The channel statistics of ImageNet, which pretrained nets expect.
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        augmentation=augmentation(config, shift=0.1, zoom=0.25, flip=True),
+    if root.is_dir():
+        return image_folder.load_folder(root, config, seed)
+    raise _unknown(config.name)
+
+
+def _unknown(name: str) -> DataError:
+    known = [*LOADERS, *(f"{prefix}..." for prefix in PREFIXES)]
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=2, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return DataError(
+        f"--data {name}: there is no such folder, and no data set of that name. {hint}"
+        f"Give a folder with one sub-folder of images for each class, or one of: {', '.join(map(repr, known))}."
     )
