@@ -19,7 +19,7 @@ class GlyphConfig(Section):
         default=0.3, gt=0, le=1, description="Least difference between glyph and ground; the greatest is 1."
     )
     noise: float = Field(
-        default=0.2,
+        default=0.15,
         ge=0,
         le=1,
         description="Greatest standard deviation of the noise on pixels, which run from 0 to 1.",

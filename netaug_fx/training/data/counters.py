@@ -39,7 +39,7 @@ def normal(key: int, indices: Tensor, count: int) -> Tensor:
     """
     quarters = _bits(key, indices, count).view(torch.int16).view(len(indices), count, 4)
     total = quarters.sum(-1, dtype=torch.int32).float()
-    return (total + 2) * (3**0.5 / 2**17)
+    return (total + 2) * (3**0.5 / 2**16)
 
 
 def _bits(key: int, indices: Tensor, count: int) -> Tensor:
