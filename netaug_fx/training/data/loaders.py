@@ -43,10 +43,13 @@ class EpochOrder(Sampler[list[int]]):
 
 
 class StepOrder(EpochOrder):
-    """The order of a stream, which has no indices: each list holds the number of a step."""
+    """The order of a stream, which has no indices: each list holds the number of a step, so ``length`` counts steps."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        super().__init__(length, 1, seed)
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from ([step] for step in range(self.start, self.length // self.batch_size))
+        yield from ([step] for step in range(self.start, self.length))
 
 
 class _Training(Dataset[Batch]):
@@ -69,14 +72,14 @@ class _Training(Dataset[Batch]):
 class _Streaming(Dataset[Batch]):
     """Turns numbers of steps into changed, normalised batches."""
 
-    def __init__(self, source: StreamSource, task: Task, order: StepOrder) -> None:
-        self.source, self.task, self.order = source, task, order
+    def __init__(self, source: StreamSource, task: Task, order: StepOrder, batch_size: int) -> None:
+        self.source, self.task, self.order, self.batch_size = source, task, order, batch_size
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, step: int) -> Batch:
-        source, indices, labels = self.source.batch(step, self.order.batch_size, self.order.epoch)
+        source, indices, labels = self.source.batch(step, self.batch_size, self.order.epoch)
         pixels = self.task.augmentation(source, indices, seed=self.order.seed, epoch=self.order.epoch)
         return normalise(pixels, self.task.mean, self.task.std), labels
 
@@ -138,8 +141,8 @@ def _training_set(task: Task, config: DataConfig, seed: int) -> tuple[Dataset[Ba
     if isinstance(task.train, StreamSource):
         processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
         task.train.divide(processes * max(config.workers, 1))
-        steps = StepOrder(len(task.train), config.batch_size, seed)
-        return _Streaming(task.train, task, steps), steps
+        steps = StepOrder(len(task.train) // config.batch_size, seed)
+        return _Streaming(task.train, task, steps, config.batch_size), steps
     order = EpochOrder(len(task.train), config.batch_size, seed)
     return _Training(task.train, task, order), order
 
