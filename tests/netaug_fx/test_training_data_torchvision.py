@@ -264,6 +264,10 @@ def test_imagenet_without_val_is_not_split_but_told(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "n01440764" / "1.JPEG", 10)
     with pytest.raises(DataError, match=r"has no val \(found: train\).*image-net\.org"):
         named_task("imagenet", tmp_path)
+    draw(tmp_path / "train" / "n01443537" / "1.JPEG", 10)
+    draw(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG", 10)
+    with pytest.raises(DataError, match="val holds no image in a class sub-folder"):
+        named_task("imagenet", tmp_path)
 
 
 def test_imagenet21k_p_has_folders_of_its_own_names(tmp_path: Path) -> None:

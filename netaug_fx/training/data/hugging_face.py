@@ -54,7 +54,7 @@ def load_hugging_face(config: DataConfig, seed: int) -> Task:
     image = _column(train, config.image_column, "Image", "data.image_column", name)
     label = _column(train, config.label_column, "ClassLabel", "data.label_column", name)
     val = next((parts[part] for part in VALIDATION_PARTS if part in parts and parts[part] is not train), None)
-    values = list(train[label])
+    values = _values(train, label)
     if val is None:
         chosen, held_out = stratified_split(values, config.val_fraction, seed)
         train, val = train.select(chosen), train.select(held_out)
@@ -65,7 +65,7 @@ def load_hugging_face(config: DataConfig, seed: int) -> Task:
         raise DataError(f"data set {name}: column {label!r} holds one class; set data.label_column to another one.")
     numbers = {value: number for number, value in enumerate(classes)}
     tables: list[tuple[Reader, Sequence[int]]] = [
-        (Rows(table, image, name), _labels(table[label], numbers, name, label)) for table in (train, val)
+        (Rows(table, image, name), _labels(_values(table, label), numbers, name, label)) for table in (train, val)
     ]
     return picture_task(config, config.name, tables[0], tables[1], names)
 
@@ -111,7 +111,13 @@ def _column(table: Any, asked: str | None, kind: str, setting: str, name: str) -
     return found[0]
 
 
-def _labels(values: Any, numbers: dict[Any, int], name: str, column: str) -> list[int]:
+def _values(table: Any, column: str) -> list[Any]:
+    """A whole column; sliced, since going through it value by value is slow."""
+    values: list[Any] = table[column][:]
+    return values
+
+
+def _labels(values: list[Any], numbers: dict[Any, int], name: str, column: str) -> list[int]:
     strangers = sorted({str(value) for value in values if value not in numbers})
     if strangers:
         raise DataError(

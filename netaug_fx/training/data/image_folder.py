@@ -144,5 +144,5 @@ def _collect(root: Path, classes: Sequence[str], *, all_classes: bool) -> Part:
         files += found
         labels += [label] * len(found)
     if not files:
-        raise DataError(f"{root} holds no image. {LAYOUT}")
+        raise DataError(f"{root} holds no image in a class sub-folder. {LAYOUT}")
     return Files(files), labels

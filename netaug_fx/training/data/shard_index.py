@@ -138,9 +138,9 @@ def read_label(content: bytes, shard: str, key: str) -> int:
     return int(text)
 
 
-def broken_shard(shard: str, error: Exception) -> DataError:
+def broken_shard(shard: str, reason: object) -> DataError:
     """The error for a shard that is no whole tar file."""
-    return DataError(f"shard {shard} is no whole tar file ({error}). Copy it again. {LAYOUT}")
+    return DataError(f"shard {shard} is no whole tar file ({reason}). Copy it again. {LAYOUT}")
 
 
 def counted(shards: Sequence[str]) -> list[Count]:

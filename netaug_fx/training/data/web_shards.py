@@ -118,7 +118,9 @@ class ShardStream:
                     empty = False
                     yield sample
             except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-                raise broken_shard(", ".join(own) if len(own) < 4 else f"{own[0]} or one after it", error) from None
+                # webdataset adds what it was reading to the arguments of an error.
+                shard = next((str(word) for word in error.args if word in own), f"{own[0]} or one after it")
+                raise broken_shard(shard, error.args[0] if error.args else error) from None
             if empty:
                 raise DataError(f"shards {', '.join(own[:3])} hold no sample. {LAYOUT}")
 
