@@ -135,8 +135,9 @@ def test_counted_random_numbers_are_spread_evenly_and_follow_from_key_index_and_
     assert torch.allclose(torch.corrcoef(numbers.T), torch.eye(3), atol=0.03)
     assert torch.equal(uniform(key_of(1, 2), indices[7:9], 2), numbers[7:9, :2])
     assert not torch.equal(uniform(key_of(2, 1), indices, 3), numbers)
-    gaussian = normal(key_of(1), indices, 2)
+    gaussian = normal(key_of(1), indices, 3)
     assert torch.allclose(gaussian.mean(0), torch.tensor(0.0), atol=0.03)
     assert torch.allclose(gaussian.std(0), torch.tensor(1.0), atol=0.02)
+    assert torch.allclose(torch.corrcoef(gaussian.T), torch.eye(3), atol=0.03)
     assert key_of(-1) != key_of(1)
     assert 0 <= key_of(-5, 2**70) < 2**63

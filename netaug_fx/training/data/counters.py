@@ -34,12 +34,12 @@ def uniform(key: int, indices: Tensor, count: int) -> Tensor:
 def normal(key: int, indices: Tensor, count: int) -> Tensor:
     """``count`` numbers of mean 0 and variance 1 for each index, float32 ``[n, count]``.
 
-    Each is the sum of four uniform ones (Irwin-Hall), so none is beyond 3.5: enough for noise on pixels, and one hash
-    makes it.
+    Each is the sum of four uniform bytes (Irwin-Hall), so none is beyond 3.5: enough for noise on pixels, and one hash
+    makes two.
     """
-    quarters = _bits(key, indices, count).view(torch.int16).view(len(indices), count, 4)
-    total = quarters.sum(-1, dtype=torch.int32).float()
-    return (total + 2) * (3**0.5 / 2**16)
+    quarters = _bits(key, indices, (count + 1) // 2).view(torch.int8).view(len(indices), -1, 4)
+    total = quarters[..., :count, :].sum(-1, dtype=torch.int32).float()
+    return (total + 2) * (3**0.5 / 2**8)
 
 
 def _bits(key: int, indices: Tensor, count: int) -> Tensor:
