@@ -51,6 +51,7 @@ def augment(
     example_inputs: Any = None,
     pin: Sequence[str] = (),
     divisor: int = 1,
+    compound: bool = False,
     seed: int = 0,
 ) -> Supernet:
     """Puts ``model`` inside a wider net that shares its weights.
@@ -64,6 +65,8 @@ def augment(
             declares one or its first layer tells.
         pin: Globs of module paths (``["head.*"]``) whose tensors keep their widths.
         divisor: Widths above the original's are rounded to a multiple of it.
+        compound: The factors of channels inside a block multiply with the present factor of the stream that feeds the
+            block, as in the paper; else each group's factors are its own.
         seed: Seeds the extra weights and the supernet's own generator of widths.
 
     Returns:
@@ -91,7 +94,9 @@ def augment(
         ...     supernet(x).shape
         torch.Size([1, 4, 12, 12])
     """
-    compiled = compile_model(model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, seed=seed)
+    compiled = compile_model(
+        model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, compound=compound, seed=seed
+    )
     return hand_over(compiled, seed)
 
 
@@ -102,6 +107,7 @@ def inspect(
     example_inputs: Any = None,
     pin: Sequence[str] = (),
     divisor: int = 1,
+    compound: bool = False,
 ) -> Inspection:
     """What ``augment`` would do to ``model``: its groups, what is pinned and why, and the dependency graph.
 
@@ -115,7 +121,15 @@ def inspect(
         >>> [group.layers for group in netaug_fx.inspect(model).groups]
         [('0', '2')]
     """
-    compiled = compile_model(model, ratio, example_inputs=example_inputs, pin=pin, divisor=divisor, allow_nothing=True)
+    compiled = compile_model(
+        model,
+        ratio,
+        example_inputs=example_inputs,
+        pin=pin,
+        divisor=divisor,
+        compound=compound,
+        allow_nothing=True,
+    )
     analysis, chosen = compiled.analysis, compiled.plan
     found = {var: group for var, group in find_groups(model, analysis).items() if var in chosen.numbers}
     planned = {var: chosen.groups[chosen.numbers[var]] for var in found}
@@ -129,6 +143,7 @@ def compile_model(
     example_inputs: Any = None,
     pin: Sequence[str] = (),
     divisor: int = 1,
+    compound: bool = False,
     seed: int = 0,
     allow_nothing: bool = False,
 ) -> Compiled:
@@ -153,7 +168,16 @@ def compile_model(
     analysis = infer(model, inputs, observed)
     refused: dict[Var, Reason] = {}
     for _ in range(_MOST_ROUNDS):
-        chosen = plan(model, analysis, ratio, pin=pin, divisor=divisor, refused=refused, allow_nothing=allow_nothing)
+        chosen = plan(
+            model,
+            analysis,
+            ratio,
+            pin=pin,
+            divisor=divisor,
+            compound=compound,
+            refused=refused,
+            allow_nothing=allow_nothing,
+        )
         supernet = widen(model, analysis, chosen, seed=seed, mixin=Supernet)
         broken = check(supernet, analysis, chosen, inputs, seed=seed)
         refused |= broken

@@ -54,11 +54,17 @@ class Control:
         if pool is not None:  # numbers that no draw will reach
             generator = random.Random(self.seed * 2**64 + 2**63 + generator.randrange(pool))
         self.draws += 1
-        drawn = {group.name: generator.choice(group.choices) for group in self.groups}
-        return {
-            group.name: drawn[group.name] if kinds is None or group.kind in kinds else group.width
-            for group in self.groups
-        }
+        drawn = {group.name: generator.choice(group.factors or group.choices) for group in self.groups}
+        streams = {group.name: group for group in self.groups if not group.feeder}
+        widths: dict[str, int] = {}
+        for group in sorted(self.groups, key=lambda group: bool(group.feeder)):
+            if kinds is not None and group.kind not in kinds:
+                widths[group.name] = group.width
+            elif group.feeder:
+                widths[group.name] = group.widened(drawn[group.name] * widths[group.feeder] / streams[group.feeder].width)
+            else:
+                widths[group.name] = int(drawn[group.name])
+        return {group.name: widths[group.name] for group in self.groups}
 
     def as_widths(self, widths: Mapping[str, int]) -> Widths:
         """Checks an assignment by group name; groups left out keep the target's width."""

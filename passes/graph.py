@@ -28,12 +28,15 @@ class Group:
 
     Attributes:
         name: Path of the module that writes them.
-        kind: ``inner`` if one layer writes them and they stay inside a block, else ``stream``.
+        kind: ``inner`` if they stay inside a block, else ``stream``.
         width: The original's number of channels (of heads or groups, where these grow in number).
         choices: Widths the group may take, ascending, the original's first; that one alone before planning.
         writers: Paths of the modules that produce the channels.
         readers: Paths of the modules that sum over them.
         layers: Paths of all modules that hold a tensor with these channels.
+        feeder: Name of the stream whose present factor multiplies with this group's own; empty where none does.
+        factors: The group's own factors where it has a feeder; ``choices`` then holds all products with the feeder's.
+        divisor: What widths above the original's are rounded to a multiple of.
     """
 
     name: str
@@ -43,6 +46,14 @@ class Group:
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     layers: tuple[str, ...]
+    feeder: str = ""
+    factors: tuple[float, ...] = ()
+    divisor: int = 1
+
+    def widened(self, factor: float) -> int:
+        """The width for a factor, rounded half up to the divisor, never below the original's."""
+        rounded = int(self.width * factor / self.divisor + 0.5) * self.divisor
+        return max(rounded, self.width) if factor > 1 else self.width
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def _group(var: Var, sources: Sequence[Source], analysis: Analysis, blocks: froz
     owners = [(analysis.owners[tensor], dim) for tensor, dim in sources]
     writers = tuple(dict.fromkeys(path for source in owners for path in analysis.writers.get(source, ())))
     readers = tuple(dict.fromkeys(path for source in owners for path in analysis.readers.get(source, ())))
-    kind = INNER if len(writers) == 1 and _inside_block(layers, blocks) else STREAM
+    kind = INNER if _inside_block(layers, blocks) else STREAM
     return Group((writers or layers)[0], kind, var.size, (var.size,), writers, readers, layers)
 
 

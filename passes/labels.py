@@ -33,7 +33,9 @@ _MOVING = frozenset(
 _LARGEST = 1 << 27
 
 
-def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int], checked: set[Any]) -> str:
+def misplaced(
+    record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int], checked: set[Any], *, ran: Any = None
+) -> str:
     """What is wrong with the places of the original's elements after an operator, or an empty string.
 
     Args:
@@ -42,6 +44,7 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
         kwargs: Its keyword arguments in the widened net.
         widths: The widened net's widths.
         checked: Calls that were found right already, at these widths, to be added to.
+        ran: The operator that ran in its place in the widened net, where it is another.
     """
     if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
         return ""
@@ -63,7 +66,7 @@ def misplaced(record: OpRecord, args: Any, kwargs: Any, widths: Mapping[Var, int
     with _disable_current_modes(), torch.no_grad():
         original, wide = _labels(operands, widths)
         before = tensor_leaves(_call(record.func, record.arguments, original))
-        after = tensor_leaves(_call(record.func, (args, kwargs), wide))
+        after = tensor_leaves(_call(ran or record.func, (args, kwargs), wide))
         for dims, small, large in zip(record.dims, before, after, strict=True):
             if record.func._schema.name == "aten::expand":  # repeats into the new channels too
                 large = large * _spread(torch.ones_like(small), dims, widths)

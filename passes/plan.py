@@ -7,7 +7,7 @@ reason for everything that stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -16,7 +16,7 @@ from torch import nn
 from netaug_fx.errors import InputError, PlanError
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Product, Reason, Type, Var
-from netaug_fx.passes.graph import KINDS, Group, Pin, find_groups, find_pins
+from netaug_fx.passes.graph import INNER, KINDS, STREAM, Group, Pin, find_groups, find_pins
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Widths
 
@@ -66,6 +66,7 @@ def plan(
     *,
     pin: Sequence[str] = (),
     divisor: int = 1,
+    compound: bool = False,
     refused: Mapping[Var, Reason] | None = None,
     allow_nothing: bool = False,
 ) -> Plan:
@@ -78,6 +79,7 @@ def plan(
             (``{"stream": ..., "inner": ...}``, kinds left out stay); or a function from a group to either.
         pin: Globs of module paths; every width in a matching module stays.
         divisor: Widths above the original's are rounded to a multiple of it.
+        compound: An inner group's factors multiply with the present one of the stream that feeds its writer.
         refused: Variables that must stay (what ``check`` found to break), with reasons.
         allow_nothing: Return a plan without groups where nothing can grow (to look at the reasons).
 
@@ -96,15 +98,17 @@ def plan(
     for var, group in found.items():
         if var in stays:
             continue
-        choices = _choices(group, factors_of(group), divisor)
-        if len(choices) == 1:
+        grown = _with_choices(replace(group, divisor=divisor), factors_of(group))
+        if len(grown.choices) == 1:
             stays[var] = Reason(f"the ratio leaves the {group.kind} group {group.name!r} as it is")
         else:
-            growing[var] = replace(group, choices=choices)
+            growing[var] = grown
     for dims in analysis.tensors.values():
         for var in (var for dim in dims for var in channels.variables(dim)):
             if var not in found:
                 stays.setdefault(var, Reason("no weight sums over it, so extra channels would have nowhere to go"))
+    if compound:
+        growing = _compounded(analysis, growing, factors_of)
     if not growing and not allow_nothing:
         raise PlanError(_nothing_grows(analysis, stays))
     return Plan(
@@ -156,10 +160,57 @@ def _factors(value: Factors, name: str) -> tuple[float, ...]:
     return (1.0, *map(float, given))
 
 
-def _choices(group: Group, factors: Sequence[float], divisor: int) -> tuple[int, ...]:
-    """Widths for the factors, rounded half up to the divisor; the original's own width is always among them."""
-    widths = (int(group.width * factor / divisor + 0.5) * divisor for factor in factors if factor > 1)
-    return (group.width, *sorted({width for width in widths if width > group.width}))
+def _with_choices(group: Group, factors: Iterable[float]) -> Group:
+    """The group with the widths for the factors; the original's own width is always among them."""
+    return replace(group, choices=tuple(sorted({group.width, *map(group.widened, factors)})))
+
+
+def _compounded(
+    analysis: Analysis, growing: Mapping[Var, Group], factors_of: Callable[[Group], Sequence[float]]
+) -> dict[Var, Group]:
+    """Inner groups bound to the stream that feeds their block, where there is one and one only."""
+    sources = _sources(analysis)
+    compounded = dict(growing)
+    for var, group in growing.items():
+        if group.kind != INNER:
+            continue
+        streams = {growing[s].name: growing[s] for s in _streams_above(var, sources, growing)}
+        if len(streams) == 1:
+            (stream,) = streams.values()
+            own = tuple(dict.fromkeys(factors_of(group)))
+            present = [width / stream.width for width in stream.choices]
+            bound = replace(group, feeder=stream.name, factors=own)
+            compounded[var] = _with_choices(bound, [factor * other for factor in own for other in present])
+    return compounded
+
+
+def _sources(analysis: Analysis) -> dict[Var, set[Var]]:
+    """For each variable, those that the weights which write it sum over."""
+    found: dict[Var, set[Var]] = {}
+    for tensor, dims in analysis.tensors.items():
+        owner = analysis.owners[tensor]
+        read = {v for i, dim in enumerate(dims) if (owner, i) in analysis.readers for v in channels.variables(dim)}
+        for index, dim in enumerate(dims):
+            if (owner, index) in analysis.writers:
+                for var in channels.variables(dim):
+                    found.setdefault(var, set()).update(read - {var})
+    return found
+
+
+def _streams_above(var: Var, sources: Mapping[Var, set[Var]], growing: Mapping[Var, Group]) -> set[Var]:
+    """The growing streams that feed a variable, directly or through inner groups."""
+    streams: set[Var] = set()
+    seen, stack = {var}, [var]
+    while stack:
+        for source in sources.get(stack.pop(), ()):
+            if source in seen or source not in growing:
+                continue
+            seen.add(source)
+            if growing[source].kind == STREAM:
+                streams.add(source)
+            else:
+                stack.append(source)
+    return streams
 
 
 # -- what stays ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Mismatch, Type, Var
 from netaug_fx.passes.evaluate import UNKNOWN, Evaluation, evaluate
 from netaug_fx.passes.recorder import Operand, node_records
-from netaug_fx.passes.slots import SIZE_NAMES, Slot, finder_of, put_, sizes_slot, value_at
+from netaug_fx.passes.slots import SIZE_NAMES, Slot, finder_of, parts_cut, put_, sizes_slot, value_at
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ def carries_sizes(graph: fx.Graph) -> bool:
 def prepare_(graph: fx.Graph) -> None:
     """Makes a graph that ``infer`` ran ready to be rewritten.
 
-    Sizes handed over as one tuple (``x.view(x.shape[:-1] + (48,))``) are spelt out one by one. A module called several
+    Sizes handed over as one tuple (``x.view(x.shape[:-1] + (48,))``) are spelt out one by one, and so are those of
+    unlike parts that are cut by one number (``x.chunk(2, 1)`` of an odd width). A module called several
     times has one text, so that integers which stand for widths stand for one and the same.
     """
     for node in list(graph.nodes):
         _spell_out_(graph, node)
+        _spell_out_parts_(node)
         _tie_repeated_calls(node)
 
 
@@ -69,6 +71,21 @@ def _spell_out_(graph: fx.Graph, node: fx.Node) -> None:
         return
     with graph.inserting_before(node):
         put_(node, slot, tuple(graph.call_function(operator.getitem, (value, i)) for i in range(len(sizes))))
+
+
+def _spell_out_parts_(node: fx.Node) -> None:
+    records, cut = node_records(node), parts_cut(node)
+    if cut is None or not records:
+        return
+    source, dim = cut
+    results = [record.result for record in records if isinstance(record.result, (tuple, list))]
+    found = {tuple(part.shape[dim] for part in parts) for parts in results}
+    widths = next(iter(found), ())
+    cut_dims = [part.dims[dim] for parts in results for part in parts]
+    if len(found) != 1 or len(set(widths)) == 1 or any(channels.follows_input(t) for t in cut_dims):
+        return
+    if any(any(channels.variables(t)) for t in cut_dims):
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.split, (source, list(widths), dim), {}
 
 
 def _tie_repeated_calls(node: fx.Node) -> None:

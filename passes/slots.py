@@ -133,6 +133,26 @@ def _split(node: fx.Node, record: NodeRecord) -> Found:
         yield slot, parts[0].dims[dim]
 
 
+def parts_cut(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The source and the dimension of a node that cuts a tensor by one number: of parts (``chunk``), or their size."""
+    if (node.op == "call_method" and node.target not in ("chunk", "split")) or (
+        node.op == "call_function" and node.target not in (torch.chunk, torch.split)
+    ):
+        return None
+    number = next((slot for name in _CUTS if (slot := _argument(node, 1, name)) is not None), None)
+    source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
+    where = _argument(node, 2, "dim")
+    dim = value_at(node, where) if where else 0
+    if number is None or not isinstance(source, fx.Node) or not isinstance(dim, int):
+        return None
+    return None if isinstance(value_at(node, number), (tuple, list)) else (source, dim)
+
+
+def _chunk(node: fx.Node, record: NodeRecord) -> Found:
+    """Nothing where parts are alike: their number is right at all widths; ``prepare_`` makes the others a ``split``."""
+    yield from ()
+
+
 def _getitem(node: fx.Node, record: NodeRecord) -> Found:
     dims = _input_dims(node)
     if not dims:
@@ -218,6 +238,7 @@ def _noted(name: str, index: int, argument: str) -> Finder:
     return find
 
 
+_CUTS = ("chunks", "split_size", "split_size_or_sections")
 _SIZED_METHODS = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_empty", "new_full")
 _SIZED_FUNCTIONS: dict[Any, tuple[int, str]] = {
     torch.reshape: (1, "shape"),
@@ -226,6 +247,7 @@ _SIZED_FUNCTIONS: dict[Any, tuple[int, str]] = {
 _METHODS: dict[str, Finder] = {
     **{name: _sizes(1) for name in _SIZED_METHODS},
     **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "chunk": _chunk,
     "unflatten": _unflatten,
     "narrow": _narrow,
     "roll": _roll,
@@ -233,6 +255,7 @@ _METHODS: dict[str, Finder] = {
 _FUNCTIONS: dict[Any, Finder] = {
     **{function: _sizes(index, name) for function, (index, name) in _SIZED_FUNCTIONS.items()},
     torch.split: _split,
+    torch.chunk: _chunk,
     torch.unflatten: _unflatten,
     torch.narrow: _narrow,
     torch.roll: _roll,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import pickle
 import random
 from typing import Any
@@ -574,3 +575,37 @@ def test_a_forward_that_returns_a_dict_is_rewritten() -> None:
     assert grows(supernet, "a.weight")
     with supernet.augmented():
         assert type(supernet(x)) is dict
+
+
+class CutsUnevenly(nn.Module):
+    """Eleven channels, joined as 8 and 3, are cut in two by one number, 6 and 5, and the parts change places."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.left, self.right, self.how = nn.Linear(4, 8), nn.Linear(4, 3), how
+        self.head = nn.Linear(11, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([self.left(x), self.right(x)], 1)
+        if self.how == "chunk":
+            first, second = joined.chunk(2, 1)
+        elif self.how == "chunk by keywords":
+            first, second = torch.chunk(joined, chunks=2, dim=1)
+        elif self.how == "split":
+            first, second = joined.split(6, dim=1)
+        else:
+            first, second = torch.split(joined, 6, 1)
+        return self.head(torch.cat([second, first], 1))
+
+
+@pytest.mark.parametrize("how", ["chunk", "chunk by keywords", "split", "split as a function"])
+def test_parts_of_unlike_widths_keep_their_boundary(how: str) -> None:
+    """At the widths that ``check`` tried, halves happened to fall on the boundary (random nets 753 and 1822)."""
+    x = torch.randn(2, 4)
+    supernet = augmented(CutsUnevenly(how), x)
+    assert grows(supernet, "left.weight")
+    assert grows(supernet, "right.weight")
+    names = [group.name for group in supernet.groups]
+    for widths in itertools.product(*(group.choices for group in supernet.groups)):
+        with supernet.augmented(dict(zip(names, widths, strict=True))):
+            assert supernet(x).shape == (2, 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.models import mobilenet_v2_tiny, resnet18
+from netaug_fx.models import mobilenet_v2_tiny, mobilenet_v3_035, resnet18
 from netaug_fx.passes.channels import Reason
 from netaug_fx.passes.graph import KINDS, Group, dependency_graph, find_groups, find_pins, module_of
 from netaug_fx.passes.infer import Analysis
@@ -117,8 +117,17 @@ def test_blocks_inside_blocks_count_as_their_outermost() -> None:
 
     model = nn.Sequential(nn.Linear(2, 3), Outer(), Outer(), nn.Linear(3, 2))
     _, _, groups = found_in(model, torch.rand(5, 2))
-    assert groups["1.into"].kind == "stream", "several layers write it"
-    assert groups["1.units.0.a"].kind == "inner"
+    assert {groups[name].kind for name in ("1.into", "1.units.0.a")} == {"inner"}
+    assert groups["0"].kind == "stream"
+
+
+def test_channels_that_a_gate_also_writes_stay_inner() -> None:
+    """Squeeze-and-excite: the expanded channels of an inverted block are written by two layers."""
+    model = mobilenet_v3_035()
+    _, _, groups = found_in(model, torch.rand(2, 3, 64, 64))
+    expanded = groups["blocks.3.body.expand.conv"]
+    assert len(expanded.writers) > 1
+    assert expanded.kind == "inner"
 
 
 def test_tied_tensors_count_their_layers_and_readers_once() -> None:

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import netaug_fx
 from netaug_fx.errors import InputError, PlanError
+from netaug_fx.models import mobilenet_v2_tiny, mobilenet_v3_035
 from netaug_fx.passes.channels import Reason
 from netaug_fx.passes.graph import Group, find_groups
 from netaug_fx.passes.infer import Analysis
+from netaug_fx.passes.macs import count
 from netaug_fx.passes.plan import Plan, plan
 from tests.passes.watching import Apply, analysed
 
@@ -202,3 +205,59 @@ def test_a_model_without_weights_is_an_error() -> None:
     model = nn.Sequential(nn.ReLU())
     with pytest.raises(PlanError, match="it has no weights"):
         plan(model, analysed(model, torch.rand(2, 3)))
+
+
+PAPER: dict[str, Any] = {"ratio": {"stream": [1, 1.8, 2.6], "inner": [1, 1.6, 2.2, 2.8]}, "divisor": 8}
+
+
+@pytest.fixture(scope="module")
+def tiny_as_in_the_paper() -> Any:
+    return netaug_fx.augment(mobilenet_v2_tiny(), compound=True, **PAPER)
+
+
+def test_inner_factors_multiply_with_those_of_the_stream_that_feeds_the_block(tiny_as_in_the_paper: Any) -> None:
+    """[NetAug], the table of the targets: the wide MobileNetV2-Tiny has 5.83M parameters, 14 times the MACs."""
+    groups = {group.name: group for group in tiny_as_in_the_paper.groups}
+    expanded = groups["blocks.2.body.expand.conv"]
+    assert (expanded.feeder, expanded.factors) == ("blocks.1.body.project.conv", (1, 1.6, 2.2, 2.8))
+    assert expanded.choices[-1] == 400  # 8 channels grow to 24, times the expand ratio 6, times 2.8, to eights
+    assert sum(p.numel() for p in tiny_as_in_the_paper.parameters()) == pytest.approx(5.83e6, rel=0.02)
+    with tiny_as_in_the_paper.augmented(tiny_as_in_the_paper.widest):
+        tiny_as_in_the_paper.eval()
+        widest = count(tiny_as_in_the_paper, torch.zeros(1, 3, 144, 144)).macs
+    assert widest / 23_499_152 == pytest.approx(14, rel=0.08)
+
+
+def test_drawn_widths_are_products_of_both_factors(tiny_as_in_the_paper: Any) -> None:
+    groups = {group.name: group for group in tiny_as_in_the_paper.groups}
+    seen: dict[str, set[int]] = {name: set() for name in groups}
+    for _ in range(60):
+        drawn = tiny_as_in_the_paper.sample()
+        for name, group in groups.items():
+            seen[name].add(drawn[name])
+            if group.feeder:
+                present = drawn[group.feeder] / groups[group.feeder].width
+                assert drawn[name] in {group.widened(factor * present) for factor in group.factors}
+    assert all(seen[name] <= set(group.choices) for name, group in groups.items())
+    assert all(len(found) > 2 for found in seen.values())
+
+
+def test_in_phase_two_inner_factors_are_alone(tiny_as_in_the_paper: Any) -> None:
+    for _ in range(20):
+        drawn = tiny_as_in_the_paper.sample(kinds={"inner"})
+        for group in tiny_as_in_the_paper.groups:
+            allowed = {group.widened(factor) for factor in group.factors} if group.kind == "inner" else {group.width}
+            assert drawn[group.name] in allowed
+
+
+def test_squeezed_channels_follow_the_stream_that_feeds_their_block() -> None:
+    supernet = netaug_fx.augment(mobilenet_v3_035(), compound=True, example_inputs=torch.zeros(2, 3, 64, 64), **PAPER)
+    groups = {group.name: group for group in supernet.groups}
+    for name in ("blocks.3.body.expand.conv", "blocks.3.body.squeeze.reduce"):
+        assert groups[groups[name].feeder].kind == "stream"
+    assert groups["blocks.3.body.expand.conv"].feeder == groups["blocks.3.body.squeeze.reduce"].feeder
+
+
+def test_without_compound_factors_are_each_groups_own() -> None:
+    supernet = netaug_fx.augment(mobilenet_v2_tiny(), **PAPER)
+    assert all(not group.feeder and not group.factors for group in supernet.groups)
