@@ -55,13 +55,14 @@ class Control:
             generator = random.Random(self.seed * 2**64 + 2**63 + generator.randrange(pool))
         self.draws += 1
         drawn = {group.name: generator.choice(group.factors or group.choices) for group in self.groups}
-        streams = {group.name: group for group in self.groups if not group.feeder}
+        original = {group.name: group.width for group in self.groups}
         widths: dict[str, int] = {}
         for group in sorted(self.groups, key=lambda group: bool(group.feeder)):
             if kinds is not None and group.kind not in kinds:
                 widths[group.name] = group.width
             elif group.feeder:
-                widths[group.name] = group.widened(drawn[group.name] * widths[group.feeder] / streams[group.feeder].width)
+                present = widths[group.feeder] / original[group.feeder]
+                widths[group.name] = group.widened(drawn[group.name] * present)
             else:
                 widths[group.name] = int(drawn[group.name])
         return {group.name: widths[group.name] for group in self.groups}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from netaug_fx.atomic import atomic_open
 from netaug_fx.errors import CheckpointError, RunError
+from netaug_fx.supernet import STATE_KEY
 
-FORMAT = 1
+FORMAT = 2
+_EXTRA = re.compile(r"_netaug\d+$")  # how widening names the blocks beside a tensor
 METADATA = "netaug_fx"  # the entry of a safetensors header that holds ours, as JSON
 
 
@@ -38,11 +41,14 @@ class ArmState:
         fingerprint: identifies settings and net; a checkpoint of another run does not have it.
         weights: the net's ``state_dict``; for a supernet it includes the generator of the widths.
         optimizer: the optimizer's ``state_dict``.
+        average: that of the running average of the weights; None where there is none.
+        scaler: that of the gradient scaler of fp16; None where there is none.
         epoch: epochs completed.
         batch: batches taken of the epoch that is under way.
         step: optimizer steps in all; the learning rate follows from it.
         sums: running sums of that epoch, float64.
         history: one row of metrics for each completed epoch.
+        best: validation accuracy of the best of them; None before the first.
         rng: states of the random number generators, as tensors.
         data_order: seed, epoch and batch that the order of the images follows from.
         seconds: time spent so far.
@@ -52,11 +58,14 @@ class ArmState:
     fingerprint: str
     weights: dict[str, Any]
     optimizer: dict[str, Any]
+    average: dict[str, Any] | None
+    scaler: dict[str, Any] | None
     epoch: int
     batch: int
     step: int
     sums: Tensor
     history: list[dict[str, float]]
+    best: float | None
     rng: dict[str, Any]
     data_order: dict[str, int]
     seconds: float
@@ -123,7 +132,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix != ".safetensors":
         content = _torch_load(path)
         if isinstance(content, dict) and isinstance(content.get("weights"), dict):
-            content = content["weights"]
+            content = _target(content["weights"])
         if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
             raise CheckpointError(f"{path} holds no state_dict. Save one with torch.save(model.state_dict(), path).")
         return dict(content), {}
@@ -137,6 +146,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is truncated or no safetensors file: {error}. Write or download it anew."
         ) from None
     return tensors, json.loads(header.get(METADATA, "{}"))
+
+
+def _target(weights: dict[str, Any]) -> dict[str, Any]:
+    """The tiny net's own tensors in a supernet's state_dict; another net's is given back as it is."""
+    if STATE_KEY not in weights:
+        return weights
+    return {key: value for key, value in weights.items() if key != STATE_KEY and not _EXTRA.search(key)}
 
 
 def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:

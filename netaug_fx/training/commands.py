@@ -11,6 +11,7 @@ import typer
 
 from netaug_fx.errors import InputError, RunError
 from netaug_fx.training.config import load_config, setting_names
+from netaug_fx.training.recipes import recipe_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,17 @@ def _setting(flag: str, name: str, **options: Any) -> Any:
     return typer.Option(flag, help=f"{_HELP[name]} [setting {name}]", show_default=False, **options)
 
 
+Weights = Annotated[str | None, _setting("--weights", "model.weights", metavar="FILE")]
+Teacher = Annotated[str | None, _setting("--teacher", "distill.teacher", metavar="MODEL")]
+TeacherWeights = Annotated[str | None, _setting("--teacher-weights", "distill.teacher_weights", metavar="FILE")]
+Epochs = Annotated[int | None, _setting("--epochs", "optim.epochs")]
+BatchSize = Annotated[int | None, _setting("--batch-size", "data.batch_size")]
+Rate = Annotated[float | None, _setting("--lr", "optim.lr")]
+Precision = Annotated[str | None, _setting("--precision", "optim.precision", metavar="no|bf16|fp16")]
+Seed = Annotated[int | None, _setting("--seed", "seed")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; must not exist. [default: runs/MODEL-DATA-TIME]")]
+
+
 @app.command(epilog="Example: netaug-fx train --data path/to/images --model mobilenet_v2_tiny --epochs 20")
 def train(
     model: Annotated[str | None, _setting("--model", "model.name")] = None,
@@ -49,18 +61,26 @@ def train(
     ratio: Annotated[
         str | None, _setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")
     ] = None,
-    epochs: Annotated[int | None, _setting("--epochs", "optim.epochs")] = None,
-    batch_size: Annotated[int | None, _setting("--batch-size", "data.batch_size")] = None,
-    lr: Annotated[float | None, _setting("--lr", "optim.lr")] = None,
-    seed: Annotated[int | None, _setting("--seed", "seed")] = None,
+    weights: Weights = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    in_place: Annotated[bool | None, _setting("--in-place", "distill.in_place")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
     arms: Annotated[str | None, _setting("--arms", "arms", metavar="ARM[,ARM]")] = None,
     opset: Annotated[int | None, _setting("--opset", "opset")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; options above win over it.")
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE|RECIPE",
+            help=f"YAML file of settings, or a recipe ({', '.join(recipe_names())}); options above win over it.",
+        ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; must not exist. [default: runs/MODEL-DATA-TIME]")
-    ] = None,
+    out: Out = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted or killed run.")
     ] = None,
@@ -71,21 +91,26 @@ def train(
     """
     from netaug_fx.training import run
 
-    given = {
-        "model.name": model,
-        "data.name": data,
-        "data.dir": data_dir,
-        "data.image_size": image_size,
-        "optim.epochs": epochs,
-        "data.batch_size": batch_size,
-        "optim.lr": lr,
-        "seed": seed,
-        "arms": None if arms is None else arms.split(","),
-        "opset": opset,
-    }
-    overrides = {name: value for name, value in given.items() if value is not None}
-    if ratio is not None:
-        overrides["netaug.ratio"] = parse_ratio(ratio)
+    overrides = _given(
+        {
+            "model.name": model,
+            "model.weights": weights,
+            "data.name": data,
+            "data.dir": data_dir,
+            "data.image_size": image_size,
+            "data.batch_size": batch_size,
+            "netaug.ratio": ratio,
+            "distill.teacher": teacher,
+            "distill.teacher_weights": teacher_weights,
+            "distill.in_place": in_place,
+            "optim.epochs": epochs,
+            "optim.lr": lr,
+            "optim.precision": precision,
+            "seed": seed,
+            "arms": arms,
+            "opset": opset,
+        }
+    )
     if resume is None:
         folder = run.start(load_config(config, overrides), out)
     elif overrides or config is not None or out is not None:
@@ -95,8 +120,66 @@ def train(
         )
     else:
         folder = run.resume(resume)
-    if not json.loads((folder / "report.json").read_text(encoding="utf-8"))["verification"]["passed"]:
-        raise typer.Exit(1)
+    _exit_by_verification(folder)
+
+
+@app.command(epilog="Example: netaug-fx finetune runs/pretrained/tiny.safetensors --data path/to/images --epochs 50")
+def finetune(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A run folder, its .safetensors file, or a .pt state_dict."),
+    ],
+    model: ModelOption = None,
+    data: Annotated[str | None, _setting("--data", "data.name")] = None,
+    data_dir: Annotated[str | None, _setting("--data-dir", "data.dir", metavar="DIR")] = None,
+    image_size: ImageSize = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    arms: Annotated[
+        str | None,
+        typer.Option("--arms", metavar="ARM[,ARM]", help="`baseline` (plain fine-tuning), `netaug`, or both."),
+    ] = None,
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE|RECIPE", help="Settings; options above win over them.")
+    ] = Path("finetune"),
+    out: Out = None,
+) -> None:
+    """Train a trained net on another data set, with a new classifier, as the paper does after pre-training.
+
+    Continue an interrupted run with: netaug-fx train --resume RUN.
+    """
+    from netaug_fx.training import run
+    from netaug_fx.training.checkpoint import load_weights
+
+    file = checkpoint / "tiny.safetensors" if checkpoint.is_dir() else checkpoint
+    _, facts = load_weights(file)
+    name = model or facts.get("model")
+    if name is None:
+        raise InputError(f"{file} does not say which model it is of. Give --model NAME.")
+    overrides = _given(
+        {
+            "model.name": name,
+            "model.kwargs": facts.get("model_kwargs") if name == facts.get("model") else None,
+            "model.weights": str(file),
+            "data.name": data,
+            "data.dir": data_dir,
+            "data.image_size": image_size or facts.get("image_size"),
+            "data.batch_size": batch_size,
+            "distill.teacher": teacher,
+            "distill.teacher_weights": teacher_weights,
+            "optim.epochs": epochs,
+            "optim.lr": lr,
+            "optim.precision": precision,
+            "seed": seed,
+            "arms": arms,
+        }
+    )
+    _exit_by_verification(run.start(load_config(config, overrides), out))
 
 
 @app.command(epilog="Example: netaug-fx inspect mobilenet_v2_tiny --html groups.html")
@@ -198,6 +281,21 @@ def parse_ratio(text: str) -> Any:
             "(stream=1,1.8,2.6;inner=1,1.6,2.2,2.8), or none for the baseline alone."
         ) from None
     return factors[0] if len(factors) == 1 else factors
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    overrides = {name: value for name, value in options.items() if value is not None}
+    if "arms" in overrides:
+        overrides["arms"] = overrides["arms"].split(",")
+    if "netaug.ratio" in overrides:
+        overrides["netaug.ratio"] = parse_ratio(overrides["netaug.ratio"])
+    return overrides
+
+
+def _exit_by_verification(folder: Path) -> None:
+    if not json.loads((folder / "report.json").read_text(encoding="utf-8"))["verification"]["passed"]:
+        raise typer.Exit(1)
 
 
 def _net_and_image(

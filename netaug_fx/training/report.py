@@ -21,6 +21,7 @@ from netaug_fx.training.data import Task
 from netaug_fx.training.group_picture import draw
 from netaug_fx.training.pages import templates
 from netaug_fx.training.plots import accuracy_curves, loss_curves
+from netaug_fx.training.schedule import phase_change
 
 if TYPE_CHECKING:
     from netaug_fx.passes.graph import Group, Pin
@@ -66,8 +67,8 @@ def make_report(
         "model": config.model.name,
         "data": {
             "name": task.name,
-            "train_images": len(task.train.labels),
-            "val_images": len(task.val.labels),
+            "train_images": len(task.train),
+            "val_images": len(task.val),
             "classes": list(task.classes),
             "channels": task.channels,
             "image_size": task.image_size,
@@ -76,7 +77,7 @@ def make_report(
         },
         "config": config.model_dump(mode="json"),
         "arms": results,
-        "comparison": compare(results, len(task.val.labels)),
+        "comparison": compare(results, len(task.val)),
         "groups": [dataclasses.asdict(group) for group in groups],
         "pins": [dataclasses.asdict(pin) for pin in pins],
         "macs": dict(macs),
@@ -136,15 +137,15 @@ def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *,
         write_text(folder / "report.json", json.dumps(facts, indent=1) + "\n")
     history = {name: arm["history"] for name, arm in facts["arms"].items()}
     config = facts["config"]
-    phase_change = round(config["optim"]["epochs"] * config["netaug"]["stream_fraction"]) if groups else None
+    change = phase_change(config["optim"]["epochs"], config["netaug"]["phase_two_epochs"]) if groups else None
     page = (
         templates()
         .get_template("report.html.j2")
         .render(
             **facts,
             verdict=verdict(facts["comparison"], facts["data"]["val_images"]),
-            accuracy_plot=accuracy_curves(history, phase_change),
-            loss_plot=loss_curves(history, phase_change),
+            accuracy_plot=accuracy_curves(history, change),
+            loss_plot=loss_curves(history, change),
             picture=draw(original, groups, pins),
             config_yaml=TrainConfig.model_validate(config).to_yaml(),
         )

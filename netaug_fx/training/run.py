@@ -5,6 +5,7 @@ A run folder holds::
     config.yaml           the resolved settings
     metrics.csv           one row for each arm and epoch
     checkpoints/ARM.pt    to resume from
+    checkpoints/ARM.best.safetensors  the tiny net at its best epoch
     tiny.safetensors      the tiny net's weights (of the arm ``netaug`` where it was trained)
     baseline.safetensors  the baseline's weights
     tiny.onnx             the tiny net for other runtimes
@@ -19,7 +20,7 @@ import io
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,22 @@ from torch import Tensor, nn
 
 import netaug_fx
 from netaug_fx.atomic import write_text
-from netaug_fx.errors import RunError
+from netaug_fx.errors import DataError, InputError, RunError
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.passes.verify import verify
 from netaug_fx.supernet import control
-from netaug_fx.training.checkpoint import save_weights, writing
+from netaug_fx.training.arm import Arm, build_net
+from netaug_fx.training.checkpoint import load_weights, put_weights, save_weights, writing
 from netaug_fx.training.config import TrainConfig, load_config
-from netaug_fx.training.data import Task, load_task, make_loaders
-from netaug_fx.training.engine import Arm, build_net, train_arm
+from netaug_fx.training.data import Task, load_task, make_loaders, own_side
+from netaug_fx.training.engine import train_arm
 from netaug_fx.training.interrupt import StopRequest
 from netaug_fx.training.model_loading import check_outputs, load_model, natural_input_shape
 from netaug_fx.training.progress import make_progress
 from netaug_fx.training.report import ArmResult, make_report, verdict, write_report
+from netaug_fx.training.teacher import load_teacher
+from netaug_fx.training.tracking import Tracking, check_tracking
 
 METRICS = (
     "arm",
@@ -122,12 +126,21 @@ def resume(folder: Path) -> Path:
 
 def _accelerator(config: TrainConfig) -> Any:
     """What runs the loop; without a device for it, accelerate joins several processes only if told to use the CPU."""
-    return Accelerator(cpu=config.device == "cpu" or not torch.accelerator.is_available())
+    no_device = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.optim.precision == "fp16" and no_device:
+        raise InputError(
+            "setting 'optim.precision' (--precision): fp16 needs a GPU, and there is none; take bf16, or no"
+        )
+    return Accelerator(
+        cpu=no_device,
+        mixed_precision=config.optim.precision,
+        gradient_accumulation_steps=config.optim.accumulate,
+    )
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
     """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
-    if config.data.image_size is not None or config.data.name == "digits":
+    if config.data.image_size is not None or own_side(config.data.name) is not None:
         return config
     shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
     data = config.data.model_copy(update={"image_size": shape[-1] if shape else 64})
@@ -143,12 +156,19 @@ def prepare(config: TrainConfig) -> Task:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had; found here, before hours of training.
     """
+    check_tracking(config.tracking)
     task = load_task(config.data, config.seed)
     net = build_net(config, task, "baseline")
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     if "netaug" in config.active_arms:
         build_net(config, task, "netaug")
-    make_loaders(task, config.data, config.seed)
+    load_teacher(config.distill, task, torch.device("cpu"))
+    train, _, _ = make_loaders(task, config.data, config.seed)
+    if len(train) < config.optim.accumulate:
+        raise DataError(
+            f"data set {task.name}: {len(train)} batches an epoch do not make a step of {config.optim.accumulate}. "
+            "Lower optim.accumulate or data.batch_size."
+        )
     if config.opset is not None:
         with tempfile.TemporaryDirectory() as scratch:
             export_onnx(net, Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
@@ -158,19 +178,28 @@ def prepare(config: TrainConfig) -> Task:
 def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Path:
     """Train the arms one after the other, then finish the run on the main process."""
     arms: list[Arm] = []
+    metadata = weights_metadata(config, task)
     threads = config.threads or (1 if config.data.name == "digits" else None)
     with _torch_threads(threads), make_progress(main_process=accelerator.is_main_process) as progress:
         progress.message(
-            f"{config.model.name} on {task.name}: {len(task.train.labels)} training and {len(task.val.labels)} "
+            f"{config.model.name} on {task.name}: {len(task.train)} training and {len(task.val)} "
             f"validation images, {len(task.classes)} classes; run folder {folder}"
         )
-        with StopRequest() as stop:
+        tracking = Tracking(config.tracking, folder, config.model_dump(mode="json"), accelerator.is_main_process)
+
+        def epoch_done() -> None:
+            arms[-1].save_best(metadata)
+            tracking.log(arms[-1].name, arms[-1].history[-1])
+            if accelerator.is_main_process:
+                write_metrics(arms, folder)
+
+        with StopRequest() as stop, closing(tracking):
+            teacher = load_teacher(config.distill, task, accelerator.device)
             for name in config.active_arms:
                 net = build_net(config, task, name)
-                arm = Arm(name, config, task, accelerator, net, folder / "checkpoints" / f"{name}.pt")
-                arm.restore()
-                arms.append(arm)
-                train_arm(arm, progress, stop, on_epoch=lambda: write_metrics(arms, folder))
+                arms.append(Arm(name, config, task, accelerator, net, folder / "checkpoints", teacher))
+                arms[-1].restore()
+                train_arm(arms[-1], progress, stop, on_epoch=epoch_done)
         if accelerator.is_main_process:
             progress.message("extracting, exporting and verifying the tiny net")
             facts = finish(config, task, folder, arms)
@@ -197,8 +226,8 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
         What ``report.json`` holds.
     """
     write_metrics(arms, folder)
-    nets = {arm.name: _plain(arm) for arm in arms}
-    supernet: Any = next((arm.net for arm in arms if arm.name == "netaug"), None)
+    nets = {arm.name: _delivered(arm) for arm in arms}
+    supernet: Any = next((arm.net.cpu() for arm in arms if arm.name == "netaug"), None)
     tiny = nets["netaug"] if "netaug" in nets else nets["baseline"]
     original = build_net(config, task, "baseline")
     image = task.example(1)
@@ -266,10 +295,13 @@ def write_metrics(arms: Sequence[Arm], folder: Path) -> None:
         write_text(folder / "metrics.csv", stream.getvalue())
 
 
-def _plain(arm: Arm) -> nn.Module:
-    """The arm's net as plain PyTorch on the CPU, in eval mode."""
-    net = arm.net.cpu()
-    return (netaug_fx.extract(net) if arm.name == "netaug" else net).eval()
+def _delivered(arm: Arm) -> nn.Module:
+    """The arm's tiny net as plain PyTorch on the CPU, in eval mode, with the weights that the settings ask for."""
+    net = arm.plain()
+    if arm.config.keep.deliver == "best":
+        tensors, _ = load_weights(arm.best_weights)
+        put_weights(net, tensors, arm.best_weights, arm.config.model.name)
+    return net
 
 
 def _costs(tiny: nn.Module, original: nn.Module, supernet: Any, image: Tensor) -> dict[str, Any]:

@@ -16,6 +16,22 @@ def learning_rate(step: int, *, highest: float, warmup_steps: int, total_steps: 
     return highest * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def in_phase_one(epoch: int, *, epochs: int, stream_fraction: float) -> bool:
-    """Whether stream widths are drawn too; in phase two they stay at the tiny net's, and only inner widths vary."""
-    return epoch < round(epochs * stream_fraction)
+def in_phase_one(epoch: int, *, epochs: int, phase_two_epochs: int | None) -> bool:
+    """Whether stream widths are drawn too; in phase two they stay at the tiny net's, and only inner widths vary.
+
+    Args:
+        epoch: Counted from 0.
+        epochs: Of the whole run.
+        phase_two_epochs: The last ones; None takes half of them, as the paper does.
+    """
+    return epoch < phase_change(epochs, phase_two_epochs)
+
+
+def phase_change(epochs: int, phase_two_epochs: int | None) -> int:
+    """The first epoch of phase two."""
+    return epochs // 2 if phase_two_epochs is None else epochs - phase_two_epochs
+
+
+def scaled_rate(lr: float, lr_images: int | None, images: int) -> float:
+    """The highest learning rate of steps of ``images`` images, in proportion to what ``lr`` is meant for."""
+    return lr if lr_images is None else lr * images / lr_images

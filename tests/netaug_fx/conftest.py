@@ -1,6 +1,7 @@
-"""A net with statistics as of a trained one, and its supernet, made once and copied for each test."""
+"""A net with statistics as of a trained one, its supernet, and a finished training run: made once for all tests."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from torch import nn
 
 import netaug_fx
 from netaug_fx.models import digits_net
+from netaug_fx.training import run
+from netaug_fx.training.config import TrainConfig, load_config
+from tests.netaug_fx.training_runs import EPOCHS, NET
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,24 @@ def model(made: tuple[nn.Module, Any]) -> nn.Module:
 @pytest.fixture
 def supernet(made: tuple[nn.Module, Any]) -> Any:
     return copy.deepcopy(made[1])
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    net = tmp_path_factory.mktemp("net") / "net.py"
+    net.write_text(NET)
+    return load_config(
+        None,
+        {
+            "model.name": f"{net}:make",
+            "data.batch_size": 128,
+            "optim.epochs": EPOCHS,
+            "optim.warmup_epochs": 0.5,
+            "netaug.ratio": 2.0,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run.start(config, tmp_path_factory.mktemp("runs") / "whole")

@@ -1,12 +1,6 @@
-"""Whole runs on a net of a few hundred weights: what is written, stopping and going on, and what stops a run."""
+"""Whole runs: what is written, and what stops a run or keeps it from starting."""
 
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,97 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from netaug_fx.errors import CheckpointError, DataError, ExportError, InputError, NetAugError, RunError
+from netaug_fx.errors import DataError, ExportError, InputError, NetAugError, RunError
 from netaug_fx.training import engine, run
+from netaug_fx.training.arm import Arm, build_net, make_optimizer
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import load_task
-from netaug_fx.training.interrupt import Interrupted
-
-# A class of the user's own, and a norm behind global pooling: one image alone has no statistics there.
-NET = """
-from torch import nn
-
-class Net(nn.Sequential):
-    pass
-
-def make(num_classes=10, in_channels=1):
-    return Net(
-        nn.Conv2d(in_channels, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, num_classes),
-    )
-"""
-EPOCHS = 3
-STEPS = 11  # of an epoch: 1,438 training images in batches of 128
-FILES = ["metrics.csv", "config.yaml", "tiny.safetensors", "baseline.safetensors", "tiny.onnx"]
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    net = tmp_path_factory.mktemp("net") / "net.py"
-    net.write_text(NET)
-    return load_config(
-        None,
-        {
-            "model.name": f"{net}:make",
-            "data.batch_size": 128,
-            "optim.epochs": EPOCHS,
-            "optim.warmup_epochs": 0.5,
-            "netaug.ratio": 2.0,
-        },
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run.start(config, tmp_path_factory.mktemp("runs") / "whole")
-
-
-def changed(config: TrainConfig, **settings: Any) -> TrainConfig:
-    """The settings with some of them changed, by dotted name with a double underscore."""
-    content = config.model_dump()
-    for name, value in settings.items():
-        *sections, field = name.split("__")
-        target = content
-        for section in sections:
-            target = target[section]
-        target[field] = value
-    return TrainConfig.model_validate(content)
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[Tensor], Tensor]) -> None:
-    """Do something within step ``number`` of the run, counted from 1 over both arms."""
-    gradients, calls = engine._gradients, []
-
-    def counted(*arguments: Any) -> Tensor:
-        calls.append(1)
-        sums = gradients(*arguments)
-        return change(sums) if len(calls) == number else sums
-
-    monkeypatch.setattr(engine, "_gradients", counted)
-
-
-def without_seconds(folder: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    del report["seconds"]
-    return report
-
-
-def assert_same_results(folder: Path, other: Path) -> None:
-    for name in FILES:
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-    assert without_seconds(folder) == without_seconds(other)
+from tests.netaug_fx.training_runs import CHECKPOINTS, EPOCHS, FILES, STEPS, at_step, changed, rows_of
 
 
 def test_a_run_writes_all_its_files_and_nothing_else(finished: Path) -> None:
     present = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
-    assert present == {*FILES, "report.json", "report.html", "checkpoints/baseline.pt", "checkpoints/netaug.pt"}
+    assert present == {*FILES, "report.json", "report.html", *CHECKPOINTS}
 
 
 def test_metrics_have_a_row_for_each_arm_and_epoch(finished: Path) -> None:
@@ -136,8 +51,8 @@ def test_the_weights_file_says_what_is_needed_to_use_it(finished: Path, config: 
 
 def test_both_arms_start_from_the_same_weights(config: TrainConfig) -> None:
     task = load_task(config.data, config.seed)
-    baseline = engine.build_net(config, task, "baseline").state_dict()
-    supernet: Any = engine.build_net(config, task, "netaug")
+    baseline = build_net(config, task, "baseline").state_dict()
+    supernet: Any = build_net(config, task, "netaug")
     target = supernet.target_state_dict()
     assert list(baseline) == list(target)
     assert all(torch.equal(baseline[key], target[key]) for key in baseline)
@@ -150,73 +65,6 @@ def test_checkpoints_load_without_running_code_and_hold_the_drawn_widths(finishe
     assert all(isinstance(content["rng"][name], Tensor) for name in ("python", "numpy", "torch"))
 
 
-def test_a_killed_run_resumes_to_the_same_result(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
-    step = EPOCHS * STEPS + 2 * STEPS + 3  # in the middle of the second arm's last epoch
-    folder, settings = tmp_path / "killed", tmp_path / "settings.yaml"
-    settings.write_text(config.to_yaml())
-    script = f"""
-import os, signal
-from pathlib import Path
-from netaug_fx.training import engine, run
-from netaug_fx.training.config import load_config
-gradients, calls = engine._gradients, []
-def killing(*arguments):
-    calls.append(1)
-    if len(calls) == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return gradients(*arguments)
-engine._gradients = killing
-run.start(load_config(Path({str(settings)!r})), Path({str(folder)!r}))
-"""
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert not (folder / "report.json").exists()
-    assert len(rows_of(folder)) == (step - 1) // STEPS
-    (folder / "checkpoints" / ".netaug.half.tmp.pt").write_bytes(b"left behind by the kill")
-    assert run.resume(folder) == folder
-    assert_same_results(folder, finished)
-    assert list(folder.rglob(".*")) == []
-
-
-def test_an_interrupted_run_goes_on_from_the_very_step(
-    finished: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "stopped"
-
-    def interrupt(sums: Tensor) -> Tensor:
-        signal.raise_signal(signal.SIGINT)
-        return sums
-
-    def stopped_after(arm: str, step: int) -> int:
-        """Steps that the checkpoint holds after an interrupt in this step from where the run stands."""
-        with monkeypatch.context() as patch:
-            at_step(patch, step, interrupt)
-            with pytest.raises(Interrupted, match=f"--resume {folder}"):
-                run.resume(folder) if folder.exists() else run.start(config, folder)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        return int(torch.load(folder / "checkpoints" / f"{arm}.pt", weights_only=True)["step"])
-
-    assert stopped_after("baseline", STEPS + 4) == STEPS + 4  # within an epoch
-    assert stopped_after("baseline", 2 * STEPS - 4) == EPOCHS * STEPS  # the last of the arm: the next one has begun
-    assert stopped_after("netaug", STEPS - 1) == STEPS  # at the end of an epoch
-    run.resume(folder)
-    assert_same_results(folder, finished)
-
-
-def test_a_second_interrupt_stops_at_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt_twice(sums: Tensor) -> Tensor:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        return sums
-
-    at_step(monkeypatch, 3, interrupt_twice)
-    with pytest.raises(KeyboardInterrupt):
-        run.start(config, tmp_path / "stopped")
-    assert not (tmp_path / "stopped" / "checkpoints" / "baseline.pt").exists()
-
-
 def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: TrainConfig, tmp_path: Path) -> None:
     """The gradient of a step is that of the target plus alpha times that of the drawn net."""
     task = load_task(config.data, config.seed)
@@ -224,8 +72,8 @@ def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: T
 
     def gradient(alpha: float) -> Tensor:
         settings = changed(config, netaug__alpha=alpha, model__name="digits_net")
-        net = engine.build_net(settings, task, "netaug")
-        arm = engine.Arm("netaug", settings, task, accelerator, net, tmp_path / "unused.pt")
+        net = build_net(settings, task, "netaug")
+        arm = Arm("netaug", settings, task, accelerator, net, tmp_path)
         arm.wrapped.train()
         engine._gradients(arm, next(iter(arm.train_loader)), {"inner"})
         return net.get_parameter("classifier.weight").grad.clone()  # type: ignore[union-attr]
@@ -235,7 +83,7 @@ def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: T
     assert not torch.allclose(two, one, rtol=1e-2)
 
     settings = changed(config, model__name="digits_net")
-    supernet: Any = engine.build_net(settings, task, "netaug")
+    supernet: Any = build_net(settings, task, "netaug")
     base = {group.name: group.width for group in supernet.groups}
     kinds = {group.name: group.kind for group in supernet.groups}
     drawn = [supernet.sample(kinds={"inner"}) for _ in range(20)]
@@ -245,15 +93,15 @@ def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: T
 
 def test_biases_and_norms_are_exempt_from_weight_decay(config: TrainConfig) -> None:
     task = load_task(config.data, config.seed)
-    net = engine.build_net(config, task, "netaug")
-    decayed, exempt = engine.make_optimizer(net, config.optim).param_groups
+    net = build_net(config, task, "netaug")
+    decayed, exempt = make_optimizer(net, config.optim).param_groups
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (config.optim.weight_decay, 0)
     assert min(parameter.ndim for parameter in decayed["params"]) == 2
     assert {id(parameter) for parameter in exempt["params"]} >= {id(net.get_parameter("1.weight"))}
     assert len(decayed["params"]) + len(exempt["params"]) == len(list(net.parameters()))
 
 
-@pytest.mark.parametrize(("step", "words"), [(STEPS + 2, r"baseline\.pt \(epoch 1\)"), (2, "no checkpoint yet")])
+@pytest.mark.parametrize(("step", "words"), [(STEPS + 2, r"baseline\.pt"), (2, "no checkpoint yet")])
 def test_a_loss_that_is_not_finite_stops_the_run(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, words: str
 ) -> None:
@@ -294,15 +142,6 @@ def test_a_run_folder_that_exists_is_not_overwritten(finished: Path, config: Tra
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run folder.*config\.yaml"):
         run.resume(tmp_path)
-
-
-def test_a_run_with_changed_settings_is_not_resumed(finished: Path, tmp_path: Path, config: TrainConfig) -> None:
-    folder = tmp_path / "edited"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "baseline.pt").write_bytes((finished / "checkpoints" / "baseline.pt").read_bytes())
-    (folder / "config.yaml").write_text(changed(config, optim__epochs=9).to_yaml())
-    with pytest.raises(CheckpointError, match="belongs to another run"):
-        run.resume(folder)
 
 
 def one_class(folder: Path) -> dict[str, Any]:
@@ -354,21 +193,3 @@ def test_default_folders_are_named_after_the_run_and_never_taken(
     assert first.name.startswith("make-digits-")
     first.mkdir(parents=True)
     assert run.default_folder(config) != first
-
-
-def test_two_processes_train_one_net(config: TrainConfig, tmp_path: Path) -> None:
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(changed(config, optim__epochs=2, arms=["netaug"], data__batch_size=64, device="cpu").to_yaml())
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    words = ["train", "--config", str(settings), "--out", str(tmp_path / "run")]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "netaug_fx.cli", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("netaug epoch 2/2") == 1
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
-    assert report["verification"]["passed"] is True

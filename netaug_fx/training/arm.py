@@ -1,0 +1,220 @@
+"""One arm of a run under way: its net, optimizer, loaders and counters, and how they are saved and brought back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils.random import set_seed
+from torch import Tensor, nn
+from torch.random import fork_rng
+
+import netaug_fx
+from netaug_fx.passes.copying import copy_model
+from netaug_fx.training.average import TargetAverage, plain_view
+from netaug_fx.training.checkpoint import ArmState, load_state, rng_state, save_state, save_weights, set_rng_state
+from netaug_fx.training.config import ArmName, TrainConfig
+from netaug_fx.training.data import Task, make_loaders
+from netaug_fx.training.initialise import initialise_at_widest_
+from netaug_fx.training.model_loading import load_model
+from netaug_fx.training.schedule import scaled_rate
+from netaug_fx.training.settings import OptimConfig
+from netaug_fx.training.teacher import Teacher
+from netaug_fx.training.transfer import start_from
+
+# What a step adds to the running sums of an epoch, in this order.
+SUMS = ("loss", "augmented_loss", "correct", "images")
+
+
+def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
+    """The net of an arm with its first weights, which the seed alone decides: both arms start from the same ones.
+
+    Returns:
+        The plain net, or for ``netaug`` the supernet around it.
+    """
+    set_seed(config.seed)
+    model = config.model
+    net = load_model(model.name, num_classes=len(task.classes), in_channels=task.channels, kwargs=model.kwargs)
+    if model.weights is not None:
+        with fork_rng():  # looking for the classifier makes another net
+            start_from(net, model, task.classes, task.channels)
+    if arm == "baseline" or config.netaug.ratio is None:
+        return net
+    supernet: nn.Module = netaug_fx.augment(
+        net,
+        ratio=config.netaug.ratio,
+        example_inputs=task.example(),
+        pin=tuple(config.netaug.pin),
+        divisor=config.netaug.divisor,
+        compound=config.netaug.compound,
+        seed=config.seed,
+    )
+    if config.netaug.initialise == "widest":
+        initialise_at_widest_(supernet)
+    return supernet
+
+
+def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; biases and norms, the parameters of one dimension, are exempt from weight decay."""
+    decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    exempt = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+    )
+
+
+class _Prepared(nn.Module):
+    """What accelerate prepares in the net's place: mixed precision replaces the forward of what it is given."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+
+@dataclass
+class Arm:
+    """One arm under way.
+
+    Attributes:
+        net: The plain net or the supernet.
+        accelerator: accelerate's `Accelerator`, which is not typed.
+        wrapped: The net as accelerate runs it.
+        average: The running average of the target, where one is asked for.
+        epoch, batch, step: Epochs completed, batches of the current one (of each process), optimizer steps in all.
+        sums: Running `SUMS` of the current epoch, on the device.
+        history: One row for each completed epoch.
+        best: Validation accuracy of the best epoch so far; None before the first.
+    """
+
+    name: ArmName
+    config: TrainConfig
+    task: Task
+    accelerator: Any
+    net: nn.Module
+    folder: Path
+    teacher: Teacher | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        optim = self.config.optim
+        train, self.order, val = make_loaders(self.task, self.config.data, self.config.seed)
+        self.fingerprint = _fingerprint(self.config, self.net)
+        optimizer = make_optimizer(self.net, optim)
+        self.wrapped, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
+            _Prepared(self.net), optimizer, train, val
+        )
+        self.average = TargetAverage(self.net, optim.average) if optim.average is not None else None
+        self.epoch_steps = len(self.train_loader) // optim.accumulate
+        self.sums = self.no_sums()
+        images = self.config.data.batch_size * optim.accumulate * self.accelerator.num_processes
+        self.highest_rate = scaled_rate(optim.lr, optim.lr_images, images)
+        # Training starts from the same random state however much making the net has drawn.
+        set_seed(self.config.seed)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the arm resumes from."""
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def best_weights(self) -> Path:
+        """The tiny net's weights at the epoch with the best validation accuracy."""
+        return self.folder / f"{self.name}.best.safetensors"
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole arm."""
+        return self.epoch_steps * self.config.optim.epochs
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is validated: the net as accelerate runs it, or the average of its weights."""
+        return self.wrapped if self.average is None else self.average.averaged.module
+
+    def no_sums(self) -> Tensor:
+        """Running sums of nothing yet, in double precision where the device has it."""
+        device = self.accelerator.device
+        return torch.zeros(len(SUMS), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+    def plain(self) -> nn.Module:
+        """The tiny net as it stands, as plain PyTorch on the CPU, in eval mode; the average where there is one."""
+        net = plain_view(self.net) if self.average is None else self.average.averaged.module
+        return copy_model(net).cpu().eval()
+
+    def save(self) -> None:
+        """Write the checkpoint (main process only)."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state = ArmState(
+            arm=self.name,
+            fingerprint=self.fingerprint,
+            weights=self.net.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            average=None if self.average is None else self.average.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+            epoch=self.epoch,
+            batch=self.batch,
+            step=self.step,
+            sums=self.sums.cpu(),
+            history=self.history,
+            best=self.best,
+            rng=rng_state(),
+            data_order={"seed": self.order.seed, "epoch": self.epoch, "batch": self.batch},
+            seconds=self.seconds,
+        )
+        save_state(state, self.checkpoint)
+
+    def save_best(self, metadata: Mapping[str, Any]) -> None:
+        """Keep the tiny net's weights if the last epoch was the best so far (main process only)."""
+        accuracy = self.history[-1]["val_accuracy"]
+        if self.best is not None and accuracy <= self.best:
+            return
+        self.best = accuracy
+        if self.accelerator.is_main_process:
+            save_weights(self.plain(), self.best_weights, metadata)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is truncated, holds code, or belongs to another run.
+        """
+        if not self.checkpoint.exists():
+            return
+        state = load_state(self.checkpoint, self.name, self.fingerprint)
+        self.net.load_state_dict(state.weights)
+        self.optimizer.load_state_dict(state.optimizer)
+        if self.average is not None and state.average is not None:
+            self.average.load_state_dict(state.average)
+        if self.accelerator.scaler is not None and state.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        self.epoch, self.batch, self.step = state.epoch, state.batch, state.step
+        self.sums, self.history, self.best = state.sums.to(self.sums.device), state.history, state.best
+        self.seconds = state.seconds
+        set_rng_state(state.rng)
+
+
+def _fingerprint(config: TrainConfig, net: nn.Module) -> str:
+    """Identifies what decides the weights: settings, and the names and shapes of the net's tensors."""
+    free = {"device", "threads", "opset", "arms", "keep", "tracking"}
+    settings: Mapping[str, Any] = config.model_dump(mode="json", exclude=free)
+    shapes = {key: list(value.shape) for key, value in net.state_dict().items() if isinstance(value, Tensor)}
+    return hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()

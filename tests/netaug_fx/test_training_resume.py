@@ -1,0 +1,111 @@
+"""Stopping and going on: a run that was killed or interrupted ends like one that never stopped, bit for bit."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from netaug_fx.errors import CheckpointError
+from netaug_fx.training import run
+from netaug_fx.training.config import TrainConfig
+from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx.training_runs import (
+    EPOCHS,
+    STEPS,
+    assert_same_results,
+    at_step,
+    changed,
+    checkpoint,
+    environment,
+    launch,
+    rows_of,
+)
+
+
+def test_a_killed_run_resumes_to_the_same_result(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
+    step = EPOCHS * STEPS + 2 * STEPS + 3  # in the middle of the second arm's last epoch
+    folder, settings = tmp_path / "killed", tmp_path / "settings.yaml"
+    settings.write_text(config.to_yaml())
+    script = f"""
+import os, signal
+from pathlib import Path
+from netaug_fx.training import engine, run
+from netaug_fx.training.config import load_config
+gradients, calls = engine._gradients, []
+def killing(*arguments):
+    calls.append(1)
+    if len(calls) == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return gradients(*arguments)
+engine._gradients = killing
+run.start(load_config(Path({str(settings)!r})), Path({str(folder)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not (folder / "report.json").exists()
+    assert len(rows_of(folder)) == (step - 1) // STEPS
+    (folder / "checkpoints" / ".netaug.half.tmp.pt").write_bytes(b"left behind by the kill")
+    assert run.resume(folder) == folder
+    assert_same_results(folder, finished)
+    assert list(folder.rglob(".*")) == []
+
+
+def test_an_interrupted_run_goes_on_from_the_very_step(
+    finished: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stopped"
+
+    def interrupt(sums: Tensor) -> Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return sums
+
+    def stopped_after(arm: str, step: int) -> int:
+        """Steps that the checkpoint holds after an interrupt in this step from where the run stands."""
+        with monkeypatch.context() as patch:
+            at_step(patch, step, interrupt)
+            with pytest.raises(Interrupted, match=f"--resume {folder}"):
+                run.resume(folder) if folder.exists() else run.start(config, folder)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        return int(checkpoint(folder, arm)["step"])
+
+    assert stopped_after("baseline", STEPS + 4) == STEPS + 4  # within an epoch
+    assert stopped_after("baseline", 2 * STEPS - 4) == EPOCHS * STEPS  # the last of the arm: the next one has begun
+    assert stopped_after("netaug", STEPS - 1) == STEPS  # at the end of an epoch
+    run.resume(folder)
+    assert_same_results(folder, finished)
+
+
+def test_a_second_interrupt_stops_at_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt_twice(sums: Tensor) -> Tensor:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return sums
+
+    at_step(monkeypatch, 3, interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "checkpoints" / "baseline.pt").exists()
+
+
+def test_a_run_with_changed_settings_is_not_resumed(finished: Path, tmp_path: Path, config: TrainConfig) -> None:
+    folder = tmp_path / "edited"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "baseline.pt").write_bytes((finished / "checkpoints" / "baseline.pt").read_bytes())
+    (folder / "config.yaml").write_text(changed(config, optim__epochs=9).to_yaml())
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        run.resume(folder)
+
+
+def test_two_processes_train_one_net(config: TrainConfig, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(changed(config, optim__epochs=2, arms=["netaug"], data__batch_size=64, device="cpu").to_yaml())
+    done = launch(["-m", "netaug_fx.cli", "train", "--config", str(settings), "--out", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("netaug epoch 2/2") == 1
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
+    assert report["verification"]["passed"] is True

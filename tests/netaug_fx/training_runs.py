@@ -1,0 +1,96 @@
+"""Whole runs on a net of a few hundred weights: how tests make, change, break and compare them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from netaug_fx.training import engine
+from netaug_fx.training.config import TrainConfig
+
+# A class of the user's own, and a norm behind global pooling: one image alone has no statistics there.
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    pass
+
+def make(num_classes=10, in_channels=1):
+    return Net(
+        nn.Conv2d(in_channels, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, num_classes),
+    )
+"""
+EPOCHS = 3
+STEPS = 11  # of an epoch: 1,438 training images in batches of 128
+CHECKPOINTS = [f"checkpoints/{arm}.{kind}" for arm in ("baseline", "netaug") for kind in ("pt", "best.safetensors")]
+FILES = ["metrics.csv", "config.yaml", "tiny.safetensors", "baseline.safetensors", "tiny.onnx"]
+
+
+def changed(config: TrainConfig, **settings: Any) -> TrainConfig:
+    """The settings with some of them changed, by dotted name with a double underscore."""
+    content = config.model_dump()
+    for name, value in settings.items():
+        *sections, field = name.split("__")
+        target = content
+        for section in sections:
+            target = target[section]
+        target[field] = value
+    return TrainConfig.model_validate(content)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[Tensor], Tensor]) -> None:
+    """Do something within step ``number`` of the run, counted from 1 over both arms."""
+    gradients, calls = engine._gradients, []
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(1)
+        sums = gradients(*arguments)
+        return change(sums) if len(calls) == number else sums
+
+    monkeypatch.setattr(engine, "_gradients", counted)
+
+
+def without_seconds(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    del report["seconds"]
+    return report
+
+
+def assert_same_results(folder: Path, other: Path) -> None:
+    for name in FILES:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    assert without_seconds(folder) == without_seconds(other)
+
+
+def environment() -> dict[str, str]:
+    """For child processes: this project on the path, one thread each."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def launch(arguments: Sequence[str], processes: int = 2) -> "subprocess.CompletedProcess[str]":
+    """Runs Python with these arguments in several processes that know of each other."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run([*launcher, *arguments], env=environment(), capture_output=True, text=True, check=False)
+
+
+def checkpoint(folder: Path, arm: str) -> dict[str, Any]:
+    """What an arm's checkpoint holds."""
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / f"{arm}.pt", weights_only=True)
+    return content
