@@ -97,7 +97,7 @@ def _step(arm: Arm, batches: Iterator[Batch], kinds: set[str] | None) -> None:
     """One optimizer step on the next batches."""
     optim = arm.config.optim
     for left in reversed(range(optim.accumulate)):
-        # accelerate divides each loss by the number of batches; only the last of them communicates.
+        # Only the last batch communicates.
         with arm.accelerator.no_sync(arm.wrapped) if left else nullcontext():
             arm.sums += _gradients(arm, next(batches), kinds)
     if optim.clip_norm is not None:
@@ -114,6 +114,9 @@ def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
     """Forward and backward of the target, then of wider nets drawn from ``kinds`` of groups; what adds to the sums."""
     images, labels = batch
 
+    def backward(loss: Tensor) -> None:
+        arm.accelerator.backward(loss / arm.config.optim.accumulate)
+
     def loss_of(net: nn.Module) -> tuple[Tensor, Tensor]:
         logits = net(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=arm.config.optim.label_smoothing)
@@ -124,10 +127,10 @@ def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
 
     if arm.name == "baseline":
         loss, logits = loss_of(arm.wrapped)
-        arm.accelerator.backward(loss)
+        backward(loss)
         augmented_loss = torch.zeros((), device=loss.device)
     else:
-        done = netaug_fx.step(arm.wrapped, loss_of, backward=arm.accelerator.backward, **_step_options(arm, kinds))
+        done = netaug_fx.step(arm.wrapped, loss_of, backward=backward, **_step_options(arm, kinds))
         loss, logits, augmented_loss = done.loss, done.output, torch.stack(done.augmented).mean()
     correct = (logits.detach().argmax(1) == labels).sum()
     count = len(labels)

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor, nn
 
@@ -131,11 +132,8 @@ def _accelerator(config: TrainConfig) -> Any:
         raise InputError(
             "setting 'optim.precision' (--precision): fp16 needs a GPU, and there is none; take bf16, or no"
         )
-    return Accelerator(
-        cpu=no_device,
-        mixed_precision=config.optim.precision,
-        gradient_accumulation_steps=config.optim.accumulate,
-    )
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    return Accelerator(cpu=no_device, mixed_precision=config.optim.precision)
 
 
 def resolved(config: TrainConfig) -> TrainConfig:

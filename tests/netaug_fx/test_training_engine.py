@@ -1,0 +1,338 @@
+"""What the loop does beyond a plain step: batches added up, clipping, averages, precision, teachers, what is kept."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+import netaug_fx
+from netaug_fx.errors import CheckpointError, DataError, InputError
+from netaug_fx.models import digits_net
+from netaug_fx.supernet import STATE_KEY
+from netaug_fx.training import engine, run
+from netaug_fx.training.arm import Arm, build_net
+from netaug_fx.training.average import TargetAverage, plain_view
+from netaug_fx.training.checkpoint import load_weights, save_weights
+from netaug_fx.training.config import TrainConfig, load_config
+from netaug_fx.training.data import Task, load_task
+from netaug_fx.training.initialise import initialise_at_widest_
+from netaug_fx.training.interrupt import StopRequest
+from netaug_fx.training.progress import Silent
+from netaug_fx.training.teacher import load_teacher
+from tests.netaug_fx.training_runs import EPOCHS, STEPS, assert_same_results, changed, rows_of
+
+
+@pytest.fixture(scope="module")
+def task(config: TrainConfig) -> Task:
+    return load_task(config.data, config.seed)
+
+
+def make_arm(config: TrainConfig, task: Task, folder: Path, name: Any = "netaug") -> Arm:
+    net = build_net(config, task, name)
+    teacher = load_teacher(config.distill, task, torch.device("cpu"))
+    return Arm(name, config, task, run._accelerator(config), net, folder, teacher)
+
+
+def one_step(arm: Arm) -> Arm:
+    """The first step of the first epoch."""
+    next(engine._train_epoch(arm))
+    return arm
+
+
+def same_weights(a: nn.Module, b: nn.Module, tolerance: float = 0.0) -> bool:
+    """Whether parameters and statistics agree; how many widths were drawn so far is not looked at."""
+    other = b.state_dict()
+    values = {name: value for name, value in a.state_dict().items() if name != STATE_KEY}
+    return all(torch.allclose(value.float(), other[name].float(), atol=tolerance) for name, value in values.items())
+
+
+def test_batches_that_are_added_up_make_the_step_of_one_large_batch(task: Task, tmp_path: Path) -> None:
+    """Norms that take no statistics across the batch: those of half a batch are other ones."""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\n"
+        "def make(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 10))\n"
+    )
+    still = {"data.shift": 0.0, "data.zoom": 0.0, "optim.warmup_epochs": 0.0, "netaug.ratio": 2.0, "netaug.pool": 1}
+    large = load_config(None, {"model.name": f"{net}:make", "data.batch_size": 128, **still})
+    small = changed(large, data__batch_size=32, optim__accumulate=4)
+    arms = [one_step(make_arm(config, load_task(config.data, 0), tmp_path)) for config in (large, small)]
+    assert arms[1].batch == 4
+    assert same_weights(arms[0].net, arms[1].net, 1e-6)
+    assert arms[1].epoch_steps == len(arms[1].train_loader) // 4
+
+
+def test_more_batches_than_an_epoch_has_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{STEPS} batches an epoch do not make a step of 99.*optim\.accumulate"):
+        run.start(changed(config, optim__accumulate=99), tmp_path / "run")
+
+
+def test_gradients_are_clipped_to_a_norm(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    quick = changed(config, optim__momentum=0.0, optim__weight_decay=0.0, optim__warmup_epochs=0, optim__lr=1.0)
+    clipped = make_arm(changed(quick, optim__clip_norm=0.01), task, tmp_path)
+    before = {name: value.clone() for name, value in clipped.net.named_parameters()}
+    one_step(clipped)
+    moved = torch.stack([(before[name] - p.detach()).norm() for name, p in clipped.net.named_parameters()]).norm()
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_learning_rate_follows_the_images_of_a_step(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    """128 images in four batches are half of the 256 that the rate is meant for."""
+    settings = changed(config, optim__lr=0.4, optim__lr_images=256, data__batch_size=32, optim__accumulate=4)
+    arm = make_arm(settings, task, tmp_path)
+    assert arm.highest_rate == pytest.approx(0.2)
+    assert make_arm(changed(settings, optim__lr_images=None), task, tmp_path).highest_rate == 0.4
+
+
+def test_mixed_precision_trains_and_leaves_no_trace_in_the_net(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    full, mixed = (
+        one_step(make_arm(changed(config, optim__precision=precision), task, tmp_path)) for precision in ("no", "bf16")
+    )
+    assert not same_weights(full.net, mixed.net)
+    assert same_weights(full.net, mixed.net, 0.05)
+    assert {value.dtype for value in mixed.net.parameters()} == {torch.float32}
+    assert "forward" not in vars(mixed.net)
+    tiny = netaug_fx.extract(mixed.net)
+    assert netaug_fx.verify(tiny, build_net(config, task, "baseline"), example_inputs=task.example()).passed
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU, which fp16 is for")
+def test_fp16_needs_a_gpu(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU, and there is none; take bf16"):
+        run.start(changed(config, optim__precision="fp16"), tmp_path / "run")
+
+
+def test_the_average_follows_the_target_alone() -> None:
+    supernet = netaug_fx.augment(digits_net(), 2)
+    average = TargetAverage(supernet, decay=0.9)
+    first = {name: value.clone() for name, value in average.target.state_dict().items()}
+    average.update()  # the first update copies
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.add_(1.0)
+    average.update()
+    averaged = average.averaged.module.state_dict()
+    assert list(averaged) == list(supernet.target_state_dict())
+    for name, value in first.items():
+        if value.is_floating_point() and not name.endswith(("running_mean", "running_var")):
+            assert torch.allclose(averaged[name], value + 0.1, atol=1e-6), name
+    assert type(average.averaged.module) is type(digits_net())
+    average.restart()
+    average.update()
+    assert same_weights(average.averaged.module, average.target)
+
+
+def test_a_view_of_the_target_shares_its_tensors() -> None:
+    supernet = netaug_fx.augment(digits_net(), 2)
+    view = plain_view(supernet)
+    for name, parameter in view.named_parameters():
+        assert parameter is supernet.get_parameter(name)
+    images = torch.randn(3, 1, 8, 8)
+    supernet(images)
+    assert torch.equal(view.eval()(images), supernet.eval()(images))
+
+
+def test_the_average_is_validated_and_delivered(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    settings = changed(config, optim__average=0.5, arms=["netaug"], optim__epochs=1)
+    arm = make_arm(settings, task, tmp_path)
+    engine.train_arm(arm, Silent(), StopRequest(), on_epoch=lambda: arm.save_best({}))
+    assert arm.average is not None
+    assert same_weights(arm.plain(), arm.average.averaged.module)
+    assert not same_weights(arm.plain(), plain_view(arm.net))
+    images, labels = task.val.images(range(len(task.val))), task.val.labels
+    normalised = (images.float() / 255 - task.mean[0]) / task.std[0]
+    with torch.no_grad():
+        right = (arm.plain()(normalised).argmax(1) == labels).float().mean()
+    assert arm.history[-1]["val_accuracy"] == pytest.approx(float(right), abs=1e-6)
+    again = make_arm(settings, task, tmp_path)
+    again.restore()
+    assert same_weights(again.plain(), arm.plain())
+
+
+def test_the_best_weights_are_kept_and_delivered_where_asked(
+    finished: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    folder = run.start(changed(config, keep__deliver="best"), tmp_path / "best")
+    rows = [row for row in rows_of(folder) if row["arm"] == "netaug"]
+    best, _ = load_weights(folder / "checkpoints" / "netaug.best.safetensors")
+    delivered, _ = load_weights(folder / "tiny.safetensors")
+    assert all(torch.equal(best[name], delivered[name]) for name in best)
+    assert rows == [row for row in rows_of(finished) if row["arm"] == "netaug"], "what is kept changed the training"
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    last, _ = load_weights(finished / "tiny.safetensors")
+    was_last = accuracies.index(max(accuracies)) == EPOCHS - 1
+    assert all(torch.equal(last[name], best[name]) for name in best) is was_last
+
+
+def test_a_run_that_is_saved_at_every_step_is_the_same(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "often"
+    run.start(changed(config, keep__minutes=0), folder)
+    for name in ("metrics.csv", "tiny.safetensors", "baseline.safetensors"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+def write_weights(file: Path, net: nn.Module, **facts: Any) -> str:
+    save_weights(net, file, facts)
+    return str(file)
+
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+def test_a_teacher_adds_its_term_to_the_targets_loss_alone(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    weights = write_weights(tmp_path / "teacher.safetensors", digits_net(), model="digits_net", classes=CLASSES)
+    plainly = changed(config, model__name="digits_net")
+    taught = changed(plainly, distill__teacher="digits_net", distill__teacher_weights=weights, distill__weight=500.0)
+    plain, arm = make_arm(plainly, task, tmp_path), make_arm(taught, task, tmp_path)
+    batch = next(iter(plain.train_loader))
+    without, together = (engine._gradients(one, batch, None) for one in (plain, arm))
+    assert arm.teacher is not None
+    logits = build_net(plainly, task, "baseline").train()(batch[0])
+    term = arm.teacher.loss(logits, batch[0]).detach() * len(batch[1])
+    assert float(together[0] - without[0]) == pytest.approx(float(term), rel=1e-4)
+    assert torch.equal(together[1], without[1]), "the wider net's loss has the teacher's term, too"
+    assert not arm.teacher.net.training
+
+
+def test_a_teacher_of_other_classes_is_refused(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "t.safetensors", digits_net(), model="digits_net", classes=["a", "b"])
+    settings = changed(config, distill__teacher="digits_net", distill__teacher_weights=weights)
+    with pytest.raises(InputError, match=r"trained on the classes a, b.*the data has 0, 1.*same order"):
+        load_teacher(settings.distill, task, torch.device("cpu"))
+    other = changed(config, distill__teacher="digits_net", distill__teacher_weights=str(tmp_path / "none.safetensors"))
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_teacher(other.distill, task, torch.device("cpu"))
+
+
+def test_in_place_distillation_is_that_of_the_step(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    settings = changed(config, distill__in_place=True, distill__temperature=3.0, netaug__draws=2)
+    arm, twin = make_arm(settings, task, tmp_path), make_arm(settings, task, tmp_path)
+    images, labels = next(iter(arm.train_loader))
+    arm.wrapped.train()
+    twin.wrapped.train()
+
+    def loss_fn(net: nn.Module) -> tuple[Tensor, Tensor]:
+        logits = net(images)
+        return nn.functional.cross_entropy(logits, labels), logits
+
+    torch.manual_seed(0)
+    engine._gradients(arm, (images, labels), {"inner"})
+    torch.manual_seed(0)
+    netaug_fx.step(twin.net, loss_fn, distill=netaug_fx.Distillation(temperature=3.0), draws=2, kinds={"inner"})
+    for (name, a), b in zip(arm.net.named_parameters(), twin.net.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad), name
+
+
+@pytest.mark.parametrize("settings", [{"distill__in_place": True}, {"distill__project": True}])
+def test_wider_nets_teach_only_where_there_are_some(config: TrainConfig, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need the arm netaug"):
+        changed(config, arms=["baseline"], **settings)
+
+
+def test_weights_at_the_widest_are_drawn_for_its_fan_in() -> None:
+    supernet: Any = netaug_fx.augment(digits_net(), 3)
+    torch.manual_seed(0)
+    initialise_at_widest_(supernet)
+    for name, module in supernet.named_modules():
+        if isinstance(module, nn.Conv2d):
+            parts = [p for key, p in module.named_parameters(recurse=False) if key.startswith("weight")]
+            with supernet.augmented(supernet.widest):
+                bound = module.weight[0].numel() ** -0.5
+            spread = torch.cat([part.detach().flatten() for part in parts])
+            assert float(spread.abs().max()) <= bound, name
+            assert float(spread.abs().max()) > 0.8 * bound, name
+    assert float(supernet.classifier.bias.abs().max()) == 0
+    assert float(supernet.classifier.weight.std()) == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_run_can_start_at_the_widest(config: TrainConfig, task: Task) -> None:
+    kept, drawn = (build_net(changed(config, netaug__initialise=how), task, "netaug") for how in ("keep", "widest"))
+    assert same_weights(plain_view(kept), build_net(config, task, "baseline"))
+    assert not same_weights(plain_view(drawn), build_net(config, task, "baseline"))
+
+
+def test_trained_weights_are_started_from_with_a_new_classifier(
+    config: TrainConfig, task: Task, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    trained = digits_net(num_classes=4)
+    weights = write_weights(tmp_path / "four.safetensors", trained, model="digits_net", classes=list("abcd"))
+    settings = changed(config, model__name="digits_net", model__weights=weights)
+    own = build_net(changed(config, model__name="digits_net"), task, "baseline").state_dict()
+    for name, value in build_net(settings, task, "baseline").state_dict().items():
+        expected = own if name.startswith("classifier") else trained.state_dict()
+        assert torch.equal(value, expected[name]), name
+    target = netaug_fx.extract(build_net(settings, task, "netaug"))
+    assert same_weights(target, build_net(settings, task, "baseline"))
+
+
+@pytest.mark.parametrize(("classes", "new"), [(CLASSES, False), ([f"x{c}" for c in CLASSES], True), (None, False)])
+def test_the_classifier_is_kept_for_the_same_classes(
+    config: TrainConfig, task: Task, tmp_path: Path, classes: list[str] | None, new: bool
+) -> None:
+    torch.manual_seed(5)
+    trained = digits_net()
+    facts = {} if classes is None else {"classes": classes}
+    weights = write_weights(tmp_path / "ten.safetensors", trained, model="digits_net", **facts)
+    net = build_net(changed(config, model__name="digits_net", model__weights=weights), task, "baseline")
+    assert torch.equal(net.get_parameter("classifier.weight"), trained.classifier.weight) is not new
+
+
+def test_another_nets_weights_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "other.safetensors", nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is of another model than digits_net"):
+        run.start(changed(config, model__name="digits_net", model__weights=weights), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_metrics_go_to_tensorboard(config: TrainConfig, tmp_path: Path) -> None:
+    folder = run.start(changed(config, tracking__tensorboard=True, optim__epochs=2), tmp_path / "run")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    for arm in ("baseline", "netaug"):
+        shown = [(event.step, event.value) for event in events.Scalars(f"{arm}/val_accuracy")]
+        rows = [row for row in rows_of(folder) if row["arm"] == arm]
+        assert [step for step, _ in shown] == [int(row["step"]) for row in rows]
+        assert [value for _, value in shown] == pytest.approx([float(row["val_accuracy"]) for row in rows])
+
+
+def test_metrics_go_to_weights_and_biases(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in of the package, which would want a network or an account."""
+    begun: list[dict[str, Any]] = []
+    logged: list[dict[str, float]] = []
+    session = SimpleNamespace(log=lambda values, step=None: logged.append(values), finish=lambda: begun.append({}))
+    stand_in = SimpleNamespace(init=lambda **options: begun.append(options) or session, __spec__=object())
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    folder = run.start(changed(config, tracking__wandb="project", optim__epochs=2), tmp_path / "run")
+    assert (begun[0]["project"], begun[0]["id"], begun[0]["resume"]) == ("project", "run", "allow")
+    assert begun[0]["config"]["optim"]["epochs"] == 2
+    assert begun[-1] == {}, "it was not finished"
+    rows = rows_of(folder)
+    assert len(logged) == len(rows)
+    assert [values[f"{row['arm']}/val_loss"] for values, row in zip(logged, rows, strict=True)] == pytest.approx(
+        [float(row["val_loss"]) for row in rows]
+    )
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'tracking\.wandb' needs wandb: pip install wandb"):
+        run.start(changed(config, tracking__wandb="project"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_finished_run_is_reproduced(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
+    assert_same_results(run.start(config, tmp_path / "again"), finished)
