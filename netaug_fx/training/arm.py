@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.random import fork_rng
 
 import netaug_fx
+from netaug_fx.errors import CheckpointError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import ArmState, load_state, rng_state, save_state, save_weights, set_rng_state
@@ -159,7 +160,8 @@ class Arm:
         return copy_model(net).cpu().eval()
 
     def save(self) -> None:
-        """Write the checkpoint (main process only)."""
+        """Write the checkpoint: the main process does, with the sums of all, so all have to call this."""
+        sums = self.accelerator.gather(self.sums.unsqueeze(0)).cpu()
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -173,7 +175,7 @@ class Arm:
             epoch=self.epoch,
             batch=self.batch,
             step=self.step,
-            sums=self.sums.cpu(),
+            sums=sums,
             history=self.history,
             best=self.best,
             rng=rng_state(),
@@ -195,11 +197,16 @@ class Arm:
         """Go on from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is truncated, holds code, or belongs to another run.
+            CheckpointError: it is truncated, holds code, belongs to another run, or to another number of processes.
         """
         if not self.checkpoint.exists():
             return
         state = load_state(self.checkpoint, self.name, self.fingerprint)
+        if len(state.sums) != self.accelerator.num_processes:
+            raise CheckpointError(
+                f"{self.checkpoint} was written by {len(state.sums)} processes, and {self.accelerator.num_processes} "
+                "would go on: each step has other images then. Resume with as many processes as before."
+            )
         self.net.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         if self.average is not None and state.average is not None:
@@ -207,7 +214,8 @@ class Arm:
         if self.accelerator.scaler is not None and state.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.epoch, self.batch, self.step = state.epoch, state.batch, state.step
-        self.sums, self.history, self.best = state.sums.to(self.sums.device), state.history, state.best
+        self.sums = state.sums[self.accelerator.process_index].to(self.sums.device)
+        self.history, self.best = state.history, state.best
         self.seconds = state.seconds
         set_rng_state(state.rng)
 

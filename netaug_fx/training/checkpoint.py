@@ -46,7 +46,7 @@ class ArmState:
         epoch: epochs completed.
         batch: batches taken of the epoch that is under way.
         step: optimizer steps in all; the learning rate follows from it.
-        sums: running sums of that epoch, float64.
+        sums: running sums of that epoch, ``[processes, sums]``.
         history: one row of metrics for each completed epoch.
         best: validation accuracy of the best of them; None before the first.
         rng: states of the random number generators, as tensors.

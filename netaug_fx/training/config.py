@@ -85,8 +85,6 @@ class TrainConfig(Section):
             raise ValueError(
                 "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
             )
-        if (self.netaug.phase_two_epochs or 0) > self.optim.epochs:
-            raise ValueError(f"netaug.phase_two_epochs is more than optim.epochs, {self.optim.epochs}")
         return self
 
     @property

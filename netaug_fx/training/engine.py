@@ -44,8 +44,9 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
         for _ in _train_epoch(arm):
             progress.advance()
             ended = arm.batch // arm.config.optim.accumulate >= arm.epoch_steps
-            stopping = _agreed(arm, stop.requested)
-            if not ended and (stopping or time.monotonic() - saved >= 60 * arm.config.keep.minutes):
+            due = time.monotonic() - saved >= 60 * arm.config.keep.minutes
+            stopping, due = _agreed(arm, stop.requested, due)
+            if not ended and (stopping or due):
                 _require_finite(arm)
                 saved = time.monotonic()
                 arm.seconds, started = arm.seconds + saved - started, saved
@@ -58,14 +59,15 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
         on_epoch()
         arm.save()
         progress.end_epoch(arm.name, arm.history[-1], epochs)
-        if _agreed(arm, stop.requested) and arm.epoch < epochs:
+        (stopping,) = _agreed(arm, stop.requested)
+        if stopping and arm.epoch < epochs:
             raise Interrupted(arm.folder.parent)
 
 
 def _train_epoch(arm: Arm) -> Iterator[None]:
     """The rest of the current epoch, step by step."""
     config = arm.config
-    phase_one = in_phase_one(arm.epoch, epochs=config.optim.epochs, phase_two_epochs=config.netaug.phase_two_epochs)
+    phase_one = in_phase_one(arm.epoch, epochs=config.optim.epochs, phase_two=config.netaug.phase_two)
     if arm.name == "netaug" and config.netaug.sort and phase_one and arm.batch == 0:
         netaug_fx.sort_channels_(arm.net, arm.optimizer.optimizer)
         if arm.average is not None:
@@ -195,12 +197,12 @@ def evaluate(arm: Arm) -> dict[str, float]:
     return {"val_loss": loss_sum / count, "val_accuracy": float(accuracy.compute())}
 
 
-def _agreed(arm: Arm, requested: bool) -> bool:
-    """Whether any process was asked to stop; they have to stop at the same step."""
+def _agreed(arm: Arm, *flags: bool) -> list[bool]:
+    """Each flag, raised for all processes where one has raised it: they have to stop, and to save, at the same step."""
     if arm.accelerator.num_processes == 1:
-        return requested
-    flag = torch.tensor(int(requested), device=arm.accelerator.device)
-    return bool(arm.accelerator.reduce(flag, reduction="sum") > 0)
+        return list(flags)
+    raised = torch.tensor([float(flag) for flag in flags], device=arm.accelerator.device)
+    return [bool(count > 0) for count in arm.accelerator.reduce(raised, reduction="sum")]
 
 
 def _require_finite(arm: Arm) -> None:

@@ -137,7 +137,7 @@ def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *,
         write_text(folder / "report.json", json.dumps(facts, indent=1) + "\n")
     history = {name: arm["history"] for name, arm in facts["arms"].items()}
     config = facts["config"]
-    change = phase_change(config["optim"]["epochs"], config["netaug"]["phase_two_epochs"]) if groups else None
+    change = phase_change(config["optim"]["epochs"], config["netaug"]["phase_two"]) if groups else None
     page = (
         templates()
         .get_template("report.html.j2")

@@ -16,20 +16,20 @@ def learning_rate(step: int, *, highest: float, warmup_steps: int, total_steps: 
     return highest * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def in_phase_one(epoch: int, *, epochs: int, phase_two_epochs: int | None) -> bool:
+def in_phase_one(epoch: int, *, epochs: int, phase_two: float) -> bool:
     """Whether stream widths are drawn too; in phase two they stay at the tiny net's, and only inner widths vary.
 
     Args:
         epoch: Counted from 0.
         epochs: Of the whole run.
-        phase_two_epochs: The last ones; None takes half of them, as the paper does.
+        phase_two: Its last part; half of the epochs in the paper.
     """
-    return epoch < phase_change(epochs, phase_two_epochs)
+    return epoch < phase_change(epochs, phase_two)
 
 
-def phase_change(epochs: int, phase_two_epochs: int | None) -> int:
-    """The first epoch of phase two."""
-    return epochs // 2 if phase_two_epochs is None else epochs - phase_two_epochs
+def phase_change(epochs: int, phase_two: float) -> int:
+    """The first epoch of phase two, counted from 0."""
+    return round(epochs * (1 - phase_two))
 
 
 def scaled_rate(lr: float, lr_images: int | None, images: int) -> float:

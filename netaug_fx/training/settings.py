@@ -47,9 +47,11 @@ class NetAugConfig(Section):
     pool: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Draw from this many fixed assignments of widths; unset: from all."
     )
-    phase_two_epochs: Annotated[int, Field(ge=0)] | None = Field(
-        default=None,
-        description="The last epochs, in which only inner widths are drawn; before them all are. Unset: half of them.",
+    phase_two: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="The last part of the epochs, in which only inner widths are drawn; before it all are.",
     )
     initialise: Literal["keep", "widest"] = Field(
         default="keep",

@@ -66,7 +66,7 @@ def test_a_section_that_is_no_mapping_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: there is no such file, and no recipe"):
         load_config(tmp_path / "nowhere.yaml")
 
 

@@ -100,12 +100,49 @@ def test_a_run_with_changed_settings_is_not_resumed(finished: Path, tmp_path: Pa
         run.resume(folder)
 
 
-def test_two_processes_train_one_net(config: TrainConfig, tmp_path: Path) -> None:
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(changed(config, optim__epochs=2, arms=["netaug"], data__batch_size=64, device="cpu").to_yaml())
-    done = launch(["-m", "netaug_fx.cli", "train", "--config", str(settings), "--out", str(tmp_path / "run")])
+@pytest.fixture(scope="module")
+def shared(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The settings of a run of two processes, saved at each step, and the folder of one that never stopped."""
+    folder = tmp_path_factory.mktemp("shared")
+    settings = {"optim__epochs": 2, "arms": ["netaug"], "data__batch_size": 64, "device": "cpu", "keep__minutes": 0}
+    (folder / "settings.yaml").write_text(changed(config, optim__average=0.9, **settings).to_yaml())
+    words = ["train", "--config", str(folder / "settings.yaml"), "--out", str(folder / "run")]
+    done = launch(["-m", "netaug_fx.cli", *words])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("netaug epoch 2/2") == 1
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    return folder / "settings.yaml", folder / "run"
+
+
+def test_two_processes_train_one_net(shared: tuple[Path, Path]) -> None:
+    report = json.loads((shared[1] / "report.json").read_text())
     assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
     assert report["verification"]["passed"] is True
+
+
+def test_two_killed_processes_resume_within_an_epoch(shared: tuple[Path, Path], tmp_path: Path) -> None:
+    settings, whole = shared
+    step, folder = STEPS + 5, tmp_path / "killed"
+    script = tmp_path / "killed.py"
+    script.write_text(f"""
+import os, signal
+from pathlib import Path
+from netaug_fx.training import engine, run
+from netaug_fx.training.config import load_config
+gradients, calls = engine._gradients, []
+def killing(*arguments):
+    calls.append(1)
+    if len(calls) == {step} and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return gradients(*arguments)
+engine._gradients = killing
+run.start(load_config(Path({str(settings)!r})), Path({str(folder)!r}))
+""")
+    assert launch([str(script)]).returncode != 0
+    with pytest.raises(CheckpointError, match=r"written by 2 processes, and 1 would go on.*as many processes"):
+        run.resume(folder)
+    held = checkpoint(folder, "netaug")
+    assert (held["epoch"], held["batch"], held["step"]) == (1, step - 1 - STEPS, step - 1)
+    done = launch(["-m", "netaug_fx.cli", "train", "--resume", str(folder)])
+    assert done.returncode == 0, done.stderr
+    for name in ("metrics.csv", "tiny.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
