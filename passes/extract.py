@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from netaug_fx.elastic import STATE, ModuleState, base_class, extra_blocks
+from netaug_fx.errors import InputError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.supernet import CONTROL, control, load_draws, save_draws
 
@@ -23,7 +24,7 @@ def extract(supernet: nn.Module) -> nn.Module:
         supernet: What ``augment`` returned.
 
     Raises:
-        InputError: the module is not a supernet.
+        InputError: the module is not a supernet, or a forward in it was replaced after ``augment``.
 
     Example:
         >>> from torch import nn
@@ -34,6 +35,7 @@ def extract(supernet: nn.Module) -> nn.Module:
         True
     """
     control(supernet)
+    _refuse_replaced_forwards(supernet)
     # neither widths nor extra blocks are copied
     memo: dict[int, Any] = {id(block): None for block in extra_blocks(supernet)}
     for module in supernet.modules():
@@ -51,6 +53,20 @@ def extract(supernet: nn.Module) -> nn.Module:
     return tiny
 
 
+def _refuse_replaced_forwards(supernet: nn.Module) -> None:
+    for path, module in supernet.named_modules():
+        own = module.__dict__.get("forward")
+        if own is None or not isinstance(module.__dict__.get(STATE), ModuleState):
+            continue
+        if getattr(own, "__func__", None) is not base_class(type(module)).forward:
+            where = f"module {path!r} ({type(module).__name__})" if path else "the supernet"
+            raise InputError(
+                f"the forward of {where} was replaced after augment, as accelerate's mixed precision does: prepare "
+                "torch.nn.Sequential(supernet) in its place and extract from the supernet itself, or delete the "
+                "attribute 'forward'"
+            )
+
+
 def _extras(state: ModuleState) -> list[str]:
     return [name for tensor in state.tensors.values() for name in tensor.extras]
 
@@ -58,6 +74,7 @@ def _extras(state: ModuleState) -> list[str]:
 def _restore_(module: nn.Module, state: ModuleState) -> None:
     module.__class__ = base_class(type(module))
     del module.__dict__[STATE]
+    module.__dict__.pop("forward", None)  # the class's own, bound to the instance
     if isinstance(state.own_forward, MethodType):
         module.__dict__["forward"] = MethodType(state.own_forward.__func__, module)
     for name in _extras(state):

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import netaug_fx
 from netaug_fx.elastic import STATE
+from netaug_fx.errors import InputError
 from netaug_fx.models import digits_net
 from netaug_fx.supernet import CONTROL
 from tests import invariants
@@ -188,3 +190,20 @@ def test_an_extracted_net_passes_every_check_of_verify() -> None:
     report = netaug_fx.verify(netaug_fx.extract(supernet), model, example_inputs=X)
     assert report.passed, str(report)
     assert "ONNX" in str(report)
+
+
+def test_a_forward_that_was_replaced_after_augment_is_refused(supernet: Any) -> None:
+    supernet.forward = lambda images: images
+    with pytest.raises(InputError, match=r"forward of the supernet was replaced.*torch\.nn\.Sequential\(supernet\)"):
+        netaug_fx.extract(supernet)
+    del supernet.forward
+    layer = next(module for module in supernet.modules() if isinstance(module, nn.Conv2d))
+    layer.forward = lambda images: images
+    with pytest.raises(InputError, match=r"module '.*' \(.*Conv2d\) was replaced"):
+        netaug_fx.extract(supernet)
+
+
+def test_a_class_s_own_forward_on_the_instance_leaves_no_trace(supernet: Any, model: nn.Module) -> None:
+    """What accelerate leaves after unwrap_model(keep_fp32_wrapper=False)."""
+    supernet.forward = MethodType(type(model).forward, supernet)
+    assert "forward" not in vars(netaug_fx.extract(supernet))
