@@ -78,9 +78,11 @@ def _spell_out_parts_(node: fx.Node) -> None:
     if cut is None or not records:
         return
     source, dim = cut
-    results = [record.result for record in records if isinstance(record.result, (tuple, list))]
+    results = [record.result if isinstance(record.result, (tuple, list)) else () for record in records]
+    if not all(isinstance(part, Operand) for parts in results for part in parts):
+        return  # an operator without a rule gave them
     found = {tuple(part.shape[dim] for part in parts) for parts in results}
-    widths = next(iter(found), ())
+    widths = next(iter(found))
     cut_dims = [part.dims[dim] for parts in results for part in parts]
     if len(found) != 1 or len(set(widths)) == 1 or any(channels.follows_input(t) for t in cut_dims):
         return

@@ -37,11 +37,14 @@ def make_state() -> ArmState:
         fingerprint="abc",
         weights=net.state_dict(),
         optimizer=optimizer.state_dict(),
+        average=None,
+        scaler=None,
         epoch=1,
         batch=2,
         step=3,
-        sums=torch.ones(4, dtype=torch.float64),
+        sums=torch.ones(1, 4, dtype=torch.float64),
         history=[{"epoch": 1, "val_accuracy": 0.5}],
+        best=0.5,
         rng=rng_state(),
         data_order={"seed": 0, "epoch": 1, "batch": 2},
         seconds=1.5,
@@ -199,3 +202,10 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_nothing_else(
         save_state(make_state(), file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_supernets_checkpoint_loads_as_the_tiny_nets_weights(tmp_path: Path, supernet: Any, model: nn.Module) -> None:
+    save_state(replace(make_state(), weights=supernet.state_dict()), tmp_path / "netaug.pt")
+    tensors, _ = load_weights(tmp_path / "netaug.pt")
+    assert list(tensors) == list(model.state_dict())
+    assert all(torch.equal(tensors[name], value) for name, value in supernet.target_state_dict().items())
