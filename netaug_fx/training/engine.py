@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -102,26 +103,32 @@ def _step(arm: Arm, batches: Iterator[Batch], kinds: set[str] | None) -> None:
         # Only the last batch communicates.
         with arm.accelerator.no_sync(arm.wrapped) if left else nullcontext():
             arm.sums += _gradients(arm, next(batches), kinds)
+            arm.batch += 1
     if optim.clip_norm is not None:
         arm.accelerator.clip_grad_norm_(arm.net.parameters(), optim.clip_norm)
     arm.optimizer.step()
     arm.optimizer.zero_grad()
     if arm.average is not None:
         arm.average.update()
-    arm.batch += optim.accumulate
     arm.step += 1
 
 
 def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
     """Forward and backward of the target, then of wider nets drawn from ``kinds`` of groups; what adds to the sums."""
     images, labels = batch
+    share, partners = _mixture(arm, len(labels))
+    if share < 1:
+        images = share * images + (1 - share) * images[partners]
+
+    def mixed(measure: Callable[[Tensor], Tensor]) -> Tensor:
+        return measure(labels) if share == 1 else share * measure(labels) + (1 - share) * measure(labels[partners])
 
     def backward(loss: Tensor) -> None:
         arm.accelerator.backward(loss / arm.config.optim.accumulate)
 
     def loss_of(net: nn.Module) -> tuple[Tensor, Tensor]:
         logits = net(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=arm.config.optim.label_smoothing)
+        loss = mixed(lambda y: F.cross_entropy(logits, y, label_smoothing=arm.config.optim.label_smoothing))
         if arm.teacher is not None and not _is_wider(arm):
             with arm.accelerator.autocast():
                 loss = loss + arm.teacher.loss(logits, images)
@@ -134,10 +141,22 @@ def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
     else:
         done = netaug_fx.step(arm.wrapped, loss_of, backward=backward, **_step_options(arm, kinds))
         loss, logits, augmented_loss = done.loss, done.output, torch.stack(done.augmented).mean()
-    correct = (logits.detach().argmax(1) == labels).sum()
+    correct = mixed(lambda y: (logits.detach().argmax(1) == y).sum())
     count = len(labels)
     values = [loss.detach() * count, augmented_loss * count, correct, torch.tensor(count, device=loss.device)]
     return torch.stack([value.to(arm.sums.dtype) for value in values])
+
+
+def _mixture(arm: Arm, count: int) -> tuple[float, Tensor]:
+    """Mixup (Zhang et al., ICLR 2018): the share that images keep, and the image of the batch that each is mixed with.
+
+    Both follow from seed, epoch, batch and process alone, so that a run that is resumed repeats them.
+    """
+    alpha = arm.config.optim.mixup
+    if alpha == 0:
+        return 1.0, torch.arange(count)
+    draw = np.random.default_rng([arm.config.seed, arm.epoch, arm.batch, arm.accelerator.process_index])
+    return float(draw.beta(alpha, alpha)), torch.from_numpy(draw.permutation(count)).to(arm.accelerator.device)
 
 
 def _step_options(arm: Arm, kinds: set[str] | None) -> dict[str, Any]:

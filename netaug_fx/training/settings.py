@@ -121,6 +121,12 @@ class OptimConfig(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum; 0 is plain SGD.")
     weight_decay: float = Field(default=4e-5, ge=0, description="Decay of the weights, but not of biases and norms.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Part of each target spread over all classes.")
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Each image is mixed with another of its batch, by shares from Beta(mixup, mixup); 0.2 is usual, 0 "
+        "mixes none.",
+    )
     accumulate: int = Field(default=1, ge=1, description="Batches whose gradients are added up for one step.")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Gradients are scaled down to this L2 norm; unset: never."

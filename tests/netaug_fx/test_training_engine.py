@@ -179,6 +179,63 @@ def test_a_run_that_is_saved_at_every_step_is_the_same(finished: Path, config: T
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
+def test_mixup_weighs_both_labels_of_a_mixed_image(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    """Both passes see the same mixture; the training accuracy counts each label by its share."""
+    settings = changed(config, optim__mixup=0.4, optim__label_smoothing=0.1)
+    arm, twin = (make_arm(settings, task, tmp_path, "netaug") for _ in range(2))
+    images, labels = next(iter(arm.train_loader))
+    torch.manual_seed(0)
+    sums = engine._gradients(arm, (images, labels), None)
+    share, partners = engine._mixture(twin, len(labels))
+    assert 0 < share < 1
+    assert sorted(partners.tolist()) == list(range(len(labels)))
+
+    def loss_fn(net: nn.Module) -> tuple[Tensor, Tensor]:
+        logits = net(share * images + (1 - share) * images[partners])
+        both = [nn.functional.cross_entropy(logits, y, label_smoothing=0.1) for y in (labels, labels[partners])]
+        return share * both[0] + (1 - share) * both[1], logits
+
+    torch.manual_seed(0)
+    done = netaug_fx.step(twin.net, loss_fn)
+    for (name, a), b in zip(arm.net.named_parameters(), twin.net.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad), name
+    right = [(done.output.argmax(1) == y).sum() for y in (labels, labels[partners])]
+    assert float(sums[0]) == pytest.approx(float(done.loss) * len(labels), rel=1e-6)
+    assert float(sums[2]) == pytest.approx(float(share * right[0] + (1 - share) * right[1]), rel=1e-6)
+
+
+def test_mixtures_follow_from_seed_epoch_and_batch(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    arm = make_arm(changed(config, optim__mixup=0.4), task, tmp_path)
+    shares = []
+    for arm.epoch, arm.batch in ((0, 0), (0, 1), (1, 0)):
+        shares.append(engine._mixture(arm, 8)[0])
+    other = make_arm(changed(config, optim__mixup=0.4, seed=1), task, tmp_path)
+    assert len({*shares, engine._mixture(other, 8)[0]}) == 4
+    arm.epoch, arm.batch = 0, 1
+    assert engine._mixture(arm, 8)[0] == shares[1]
+
+
+def test_a_mixed_run_goes_on_bit_for_bit(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    """Batches that are added up are each mixed anew, so the place within a step counts too."""
+    settings = changed(config, optim__mixup=0.4, data__batch_size=64, optim__accumulate=2)
+    whole = make_arm(settings, task, tmp_path)
+    steps = engine._train_epoch(whole)
+    for _ in range(3):
+        next(steps)
+    first = one_step(make_arm(settings, task, tmp_path))
+    assert first.batch == 2
+    first.save()
+    second = make_arm(settings, task, tmp_path)
+    second.restore()
+    rest = engine._train_epoch(second)
+    for _ in range(2):
+        next(rest)
+    assert same_weights(second.net, whole.net)
+    assert torch.equal(second.sums, whole.sums)
+
+
 def write_weights(file: Path, net: nn.Module, **facts: Any) -> str:
     save_weights(net, file, facts)
     return str(file)
