@@ -1,0 +1,140 @@
+"""Resizing: a narrower net is the wide one without the weights that lead from what was cut, on every wiring."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netaug_fx.api import Compiled, compile_model
+from netaug_fx.models import resnet18
+from netaug_fx.passes import channels
+from netaug_fx.passes.channels import Var
+from netaug_fx.passes.macs import count
+from netaug_fx.passes.resize import common_positions, resize
+from netaug_fx.passes.running import output_tensors
+from tests.wirings import WIRINGS
+
+COPIED = [name for name, wiring in WIRINGS.items() if wiring.copies and wiring.expect != "pinned" and not wiring.mixes]
+
+
+def compiled(model: nn.Module, inputs: Any) -> Compiled:
+    return compile_model(model, 2.0, example_inputs=inputs, allow_nothing=True)
+
+
+def kept(found: Compiled, part: float) -> dict[Var, int]:
+    """That part of every group's width, rounded up."""
+    return {var: math.ceil(part * var.size) for var in found.plan.numbers}
+
+
+def without_what_is_cut(model: nn.Module, found: Compiled, sizes: dict[Var, int]) -> nn.Module:
+    """The model with zeros where a weight sums over channels that a narrower one does not have."""
+    cut = copy.deepcopy(model)
+    tensors = dict(cut.named_parameters()) | dict(cut.named_buffers())
+    analysis = found.analysis
+    for name in {analysis.owners[name] for name in analysis.tensors}:
+        dims = analysis.tensors[name]
+        for dim, t in enumerate(dims):
+            if (name, dim) in analysis.readers and any(var in sizes for var in channels.variables(t)):
+                _, before, _ = common_positions(dims, sizes)
+                gone = torch.ones(t.size, dtype=torch.bool)
+                gone[before[dim]] = False
+                with torch.no_grad():
+                    tensors[name].index_fill_(dim, gone.nonzero().flatten(), 0)
+    return cut
+
+
+def outputs(net: nn.Module, inputs: Any) -> list[Tensor]:
+    args, kwargs = copy.deepcopy(inputs)
+    with torch.no_grad():
+        return output_tensors(net.eval()(*args, **kwargs))
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_narrower_net_is_the_wide_one_without_what_was_cut(name: str) -> None:
+    wiring = WIRINGS[name]
+    model, inputs = wiring.build(), wiring.inputs(2)
+    found = compiled(model, inputs)
+    sizes = kept(found, 0.5)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    narrow = resize(model, found.analysis, sizes)
+    assert_close(outputs(narrow, inputs), outputs(without_what_is_cut(model, found, sizes), inputs))
+    smaller = sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
+    assert smaller == any(size < var.size for var, size in sizes.items())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was changed"
+
+
+LITERAL_AND_MOVING = ["literal_view", "shuffle_literal", "multihead_attention_self", "dense_block", "split_sizes"]
+
+
+@pytest.mark.parametrize("name", LITERAL_AND_MOVING)
+def test_a_wider_net_with_zeros_gives_the_same(name: str) -> None:
+    wiring = WIRINGS[name]
+    model, inputs = wiring.build(), wiring.inputs(2)
+    found = compiled(model, inputs)
+    wide = resize(model, found.analysis, {var: 2 * var.size for var in found.plan.numbers})
+    assert_close(outputs(wide, inputs), outputs(model, inputs))
+
+
+def test_a_forward_with_numbers_in_it_gets_a_class_that_can_be_copied_and_pickled() -> None:
+    wiring = WIRINGS["literal_view"]
+    model, inputs = wiring.build(), wiring.inputs(2)
+    found = compiled(model, inputs)
+    narrow = resize(model, found.analysis, kept(found, 0.5))
+    assert isinstance(narrow, type(model))
+    for twin in (copy.deepcopy(narrow), pickle.loads(pickle.dumps(narrow))):
+        assert_close(outputs(twin, inputs), outputs(narrow, inputs))
+        assert type(twin).__name__ == type(model).__name__
+
+
+def test_layers_say_what_they_have_become() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8))
+    model.extend([nn.GroupNorm(4, 8), nn.Flatten(), nn.Linear(8 * 4, 2)])
+    found = compiled(model, torch.zeros(2, 3, 6, 6))
+    narrow: Any = resize(model, found.analysis, kept(found, 0.5))
+    assert (narrow[0].in_channels, narrow[0].out_channels, narrow[1].num_features) == (3, 4, 4)
+    assert (narrow[3].in_channels, narrow[3].out_channels, narrow[3].groups) == (4, 4, 4)
+    assert (narrow[4].num_channels, narrow[4].num_groups) == (4, 2)
+    assert (narrow[6].in_features, narrow[6].out_features) == (16, 2)
+    assert [type(layer) for layer in narrow] == [type(layer) for layer in model]
+
+
+def test_tied_weights_stay_tied() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.head(self.table(rows))  # type: ignore[no-any-return]
+
+    model = Tied()
+    found = compiled(model, torch.zeros(2, 5, dtype=torch.int64))
+    narrow: Any = resize(model, found.analysis, kept(found, 0.5))
+    assert narrow.head.weight is narrow.table.weight
+    assert tuple(narrow.table.weight.shape) == (9, 3)
+
+
+RESNET18 = [(1.0, 11.23e6, 1.814e9), (0.8, 7.22e6, 1.195e9), (0.5, 2.83e6, 0.483e9)]
+
+
+@pytest.mark.parametrize(("part", "params", "macs"), RESNET18)
+def test_resnet18_has_the_costs_of_the_reference(part: float, params: float, macs: float) -> None:
+    """Taha et al., CVPR 2021: ResNet18 with 102 classes at 224 pixels, and its slim nets."""
+    model = resnet18(num_classes=102)
+    found = compiled(model, torch.zeros(2, 3, 64, 64))
+    costs = count(resize(model, found.analysis, kept(found, part)), torch.zeros(1, 3, 224, 224))
+    assert costs.params == pytest.approx(params, rel=2e-3)
+    assert costs.macs == pytest.approx(macs, rel=2e-3)
