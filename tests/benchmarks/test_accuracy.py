@@ -282,6 +282,7 @@ def test_dropblock_drops_in_training_alone() -> None:
         assert len(blocks) == 2
         for block in blocks:
             block.register_forward_hook(lambda m, i, out: dropped.append(float((out == 0).float().mean())))
+        dropped.clear()
         net(torch.randn(8, 1, side, side))
         assert min(dropped) > 0.2
         net.eval()
