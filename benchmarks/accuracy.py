@@ -107,7 +107,8 @@ def run_missing(request: Request, path: Path, *, jobs: int, stamp: dict[str, str
         What went wrong, a line for each cell that has no row.
     """
     _mend(path)
-    tried: dict[str, str] = {}
+    tried: set[str] = set()
+    failed: dict[str, str] = {}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.accuracy_cell"])
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -120,7 +121,7 @@ def run_missing(request: Request, path: Path, *, jobs: int, stamp: dict[str, str
 
         def take(row: Row) -> None:
             if "crashed" in row:
-                tried[row["name"]] = row["crashed"]
+                failed[row["name"]] = row["crashed"]
                 progress.console.print(f"[red]{row['name']}[/red] {row['crashed']}", highlight=False)
                 return
             rows_of.add(path, {**row, "versions": stamp})
@@ -133,10 +134,9 @@ def run_missing(request: Request, path: Path, *, jobs: int, stamp: dict[str, str
             missing = [cell for cell in known if cell.name not in done and cell.name not in tried]
             progress.update(bar, completed=sum(c.steps * _cost(c.method) for c in known if c.name in done))
             if not missing:
-                return [f"{name}: {why}" for name, why in tried.items()]
-            tried |= {cell.name: "" for cell in missing}
+                return [f"{name}: {why}" for name, why in failed.items()]
+            tried |= {cell.name for cell in missing}
             _run_all(missing, request, jobs, context, tell, take)
-            tried = {name: why for name, why in tried.items() if why}
 
 
 def _cost(method: str) -> float:
@@ -147,16 +147,12 @@ def _held(request: Request, path: Path, stamp: dict[str, str] | None) -> list[Ro
     """Rows of the regime that need not be run again."""
     held = []
     for row in rows_of.read(path).values():
-        if row["regime"] == request.regime.label and (stamp is None or row["versions"] == stamp):
-            known = row["role"] == "teacher" or row["method"] in METHODS
-            longer = 1.0 if row["method"] in METHODS and METHODS[row["method"]].as_long_as else None
-            if not known:
-                continue
-            cell = make_cell(
-                request.regime, row["method"], row["role"], row["lr"], row["seed"], cache=request.cache, longer=longer
-            )
-            if is_done(row, cell, stamp):
-                held.append(row)
+        method = row["method"]
+        if row["regime"] != request.regime.label or method not in (*METHODS, "teacher"):
+            continue
+        cell = make_cell(request.regime, method, row["role"], row["lr"], row["seed"], cache=request.cache)
+        if is_done(row, cell, stamp):
+            held.append(row)
     return held
 
 

@@ -161,7 +161,7 @@ TASKS: dict[str, Task] = {
         {**_TINY, **_GLYPHS, **_FOURTEEN, "model.kwargs.width": 10},
         steps=2000,
         images=None,
-        teacher={"model.kwargs.width": 22, "model.kwargs.depth": 2},
+        teacher={"model.kwargs.width": 21, "model.kwargs.depth": 2},
     ),
     "fonts": Task(
         "character and font together: 1,302 fine-grained classes",
@@ -175,7 +175,7 @@ TASKS: dict[str, Task] = {
         {**_TINY, **_DIGITS, "data.image_size": 8, "model.kwargs.side": 8, "model.kwargs.width": 4},
         steps=3000,
         images=DIGIT_IMAGES,
-        teacher={"model.kwargs.width": 11, "model.kwargs.depth": 2},
+        teacher={"model.kwargs.width": 9, "model.kwargs.depth": 2},
     ),
     "small": Task(
         "ResNet-18 on 2,000 fixed glyphs, which it over-fits; widths up to twice its own",

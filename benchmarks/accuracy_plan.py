@@ -182,10 +182,10 @@ def make_cell(
             "distill.teacher_kwargs": model.kwargs,
             "distill.teacher_weights": str(teacher.weights),
         }
-    wanted = round((regime.steps or task.steps) * (method.longer if longer is None else longer))
     images = regime.images or task.images
     batch = settings["data.batch_size"]
-    epochs, each, steps = run_length(wanted, images, batch)
+    _, _, plain = run_length(regime.steps or task.steps, images, batch)
+    epochs, each, steps = run_length(round(plain * (method.longer if longer is None else longer)), images, batch)
     settings |= {"optim.epochs": epochs, "optim.warmup_epochs": WARMUP * epochs, "optim.lr": lr, "seed": seed}
     if settings["data.name"] == "glyphs":
         settings["data.train_samples"] = each

@@ -35,17 +35,17 @@ def _save(figure: Figure, file: Path) -> Path:
 
 def _differences(rows: Sequence[Row]) -> Figure | None:
     """A point and an interval for each method."""
-    shown = [line for line in lines(rows) if line.difference is not None]
+    shown = [(line, line.difference) for line in lines(rows) if line.difference is not None]
     if not shown:
         return None
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    for height, line in enumerate(reversed(shown)):
-        axes.plot([line.difference], [height], "o", color="C0")
+    for height, (line, difference) in enumerate(reversed(shown)):
+        axes.plot([difference], [height], "o", color="C0")
         if line.interval is not None:
             axes.plot(line.interval, [height, height], color="C0")
     axes.axvline(0, color="grey", linewidth=1)
-    axes.set_yticks(range(len(shown)), [f"{line.method} ({line.lr:g}, n={line.n})" for line in reversed(shown)])
+    axes.set_yticks(range(len(shown)), [f"{line.method} ({line.lr:g}, n={line.n})" for line, _ in reversed(shown)])
     axes.set_xlabel("points above the baseline, with 95 % interval")
     axes.set_title(str(rows[0]["regime"]))
     return figure

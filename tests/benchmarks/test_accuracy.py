@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
-from torch import nn
 from typer.testing import CliRunner
 
-import netaug_fx
 from benchmarks import accuracy, accuracy_cell
-from benchmarks.accuracy_cell import attempt, run_cell, share_statistics_
 from benchmarks.accuracy_methods import DIGIT_IMAGES, METHODS, TASKS
-from benchmarks.accuracy_nets import DropBlock, resnet18, tiny
 from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Request, cells, make_cell, run_length
 from benchmarks.accuracy_plots import draw
 from benchmarks.accuracy_table import lines, tables
 from benchmarks.rows import ROOT
 from netaug_fx.training.config import load_config
-from netaug_fx.training.data import load_task, make_loaders
+from netaug_fx.training.data import load_task
 
 TINY = Regime("digits", steps=22, width=2)
 STEPS = 22  # of an epoch of digits
@@ -50,7 +40,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-# -- one cell ----------------------------------------------------------------------------------------------------------
+# -- rows that are there already ---------------------------------------------------------------------------------------
 
 
 def test_a_cell_is_run_once_and_again_when_its_code_or_settings_are_others(tmp_path: Path) -> None:
@@ -107,110 +97,6 @@ def test_a_row_of_other_settings_or_without_its_teacher_is_not_done(tmp_path: Pa
     assert accuracy.is_done(row, teacher, stamp)
 
 
-def test_a_killed_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy_cell, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(accuracy_cell, "TELL_STEPS", 1)
-    ticks = itertools.count()  # the clock of the CPU ticks once whenever it is looked at
-    clock = SimpleNamespace(process_time=lambda: next(ticks), monotonic=time.monotonic)
-    monkeypatch.setattr(accuracy_cell, "time", clock)
-    cell = cell_of("netaug", tmp_path, dataclasses.replace(TINY, steps=3 * STEPS))
-    whole = run_cell(cell, tmp_path / "whole", lambda steps: None)
-    assert [point["step"] for point in whole["curve"]] == [STEPS, 2 * STEPS, 3 * STEPS]
-    told: list[int] = []
-
-    def killed(steps: int) -> None:
-        told.append(steps)
-        if sum(told) == 2 * STEPS + 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, tmp_path / "killed", killed)
-    told = []
-    resumed = run_cell(cell, tmp_path / "killed", told.append)
-    assert told[0] == 2 * STEPS
-    assert sum(told) == 3 * STEPS
-    same = ("val_accuracy", "val_loss", "train_accuracy", "curve", "images")
-    assert {name: resumed[name] for name in same} == {name: whole[name] for name in same}
-    assert resumed["cpu_seconds"] == whole["cpu_seconds"] == 3, "the time before the kill is lost, or counted twice"
-
-
-def test_a_teacher_is_kept_and_teaches(tmp_path: Path) -> None:
-    teacher = make_cell(TINY, "teacher", "teacher", 0.1, 999, cache=tmp_path)
-    taught = run_cell(teacher, tmp_path / "cell", lambda steps: None)
-    assert taught["steps"] == 2 * STEPS
-    assert teacher.weights is not None
-    assert teacher.weights.exists()
-    student = run_cell(cell_of("netaug+kd", tmp_path), tmp_path / "cell", lambda steps: None)
-    assert student["teacher_accuracy"] == taught["val_accuracy"]
-    assert 5 < taught["parameters"] / student["parameters"] < 25
-
-
-def test_what_is_learnt_is_taken_along_to_another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Regime("transfer", steps=4, width=2, size=8, extra=(("data.val_samples", 64), ("data.batch_size", 16)))
-    cell = cell_of("baseline", tmp_path, small)
-    assert cell.then is not None
-    assert (cell.then.data.name, cell.then.data.image_size, cell.then.model.kwargs["width"]) == ("digits", 8, 2)
-    assert cell.then.optim.epochs == 20
-    short = dataclasses.replace(cell, then=_with(cell.then, epochs=1))
-    row = run_cell(short, tmp_path / "cell", lambda steps: None)
-    assert row["images"] == 4 * 16
-    assert row["before"]["curve"][-1]["step"] == 4
-    assert row["curve"][-1]["step"] == STEPS
-    assert [part["data"]["name"] for part in row["settings"]] == ["glyphs", "digits"]
-    assert row["settings"][1]["model"]["weights"] is None, "a file that is gone is in the row"
-
-
-def _with(config: Any, **optim: Any) -> Any:
-    return config.model_copy(update={"optim": config.optim.model_copy(update=optim)})
-
-
-def test_a_loss_that_is_no_longer_finite_is_a_result(tmp_path: Path) -> None:
-    cell = make_cell(TINY, "baseline", "report", 1e12, 0, cache=tmp_path)
-    row = attempt(cell, tmp_path / "cell", lambda steps: None)
-    assert row is not None
-    assert row["val_accuracy"] is None
-    assert "no longer finite" in row["error"]
-    assert row["settings"] == cell.settings
-
-
-def test_a_cell_that_breaks_says_why(tmp_path: Path) -> None:
-    cell = cell_of("baseline", tmp_path)
-    model = cell.config.model.model_copy(update={"name": "nowhere.py:net"})
-    broken = dataclasses.replace(cell, config=cell.config.model_copy(update={"model": model}))
-    row = attempt(broken, tmp_path / "cell", lambda steps: None)
-    assert row is not None
-    assert "there is no file nowhere.py" in row["crashed"]
-
-
-def test_shared_statistics_are_moved_by_both_passes() -> None:
-    torch.manual_seed(0)
-    plain: Any = netaug_fx.augment(nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), 2)
-    images = torch.randn(8, 1, 3, 3) + 5
-    for shared in (False, True):
-        if shared:
-            share_statistics_(plain)
-        mean, variance = plain[1].running_mean.clone(), plain[1].running_var.clone()
-        with plain.augmented(plain.widest):
-            plain(images)
-        moved = not torch.equal(plain[1].running_mean, mean)
-        assert moved is shared
-    seen = plain[0](images)
-    assert torch.allclose(plain[1].running_mean, 0.9 * mean + 0.1 * seen.mean((0, 2, 3)), atol=1e-6)
-    assert torch.allclose(plain[1].running_var, 0.9 * variance + 0.1 * seen.var((0, 2, 3)), atol=1e-6)
-
-
-def test_statistics_are_re_estimated_before_each_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one batch to estimate from, they are that batch's."""
-    monkeypatch.setattr(accuracy_cell, "CALIBRATION_IMAGES", 1)
-    cell = cell_of("shared-statistics", tmp_path)
-    arm = accuracy_cell._train(cell.config, tmp_path / "arm", cell.statistics, lambda steps: None)
-    loader, _, _ = make_loaders(load_task(cell.config.data, 0), cell.config.data, 0)
-    images, _ = next(iter(loader))
-    seen = arm.net.stem.conv(images)  # type: ignore[union-attr, operator]
-    norm: Any = arm.net.stem.norm  # type: ignore[union-attr]
-    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
-
-
 # -- methods and tasks -------------------------------------------------------------------------------------------------
 
 
@@ -257,38 +143,8 @@ def test_regimes_change_what_they_name(tmp_path: Path) -> None:
     assert cell_of("alpha=2", tmp_path, regime).config.netaug.alpha == 2, "a method's own settings win"
     assert regime.label == "glyphs steps=50 width=20 size=28 images=640 netaug.alpha=3"
     teacher = make_cell(regime, "teacher", "teacher", 0.1, 999, cache=tmp_path)
-    assert teacher.config.model.kwargs["width"] == 44
+    assert teacher.config.model.kwargs["width"] == 42
     assert "lr=0.1 seed=0" in cell_of("netaug", tmp_path, regime).name
-
-
-@pytest.mark.parametrize(("side", "classes"), [(8, 10), (14, 62), (28, 62)])
-def test_nets_run_at_every_side(side: int, classes: int) -> None:
-    for width, depth in ((2, 1), (4, 2)):
-        net = tiny(classes, width=width, depth=depth, side=side, expand=1 if depth == 2 else 3)
-        assert net(torch.randn(2, 1, side, side)).shape == (2, classes)
-
-
-def test_sizes_are_as_written() -> None:
-    for (width, depth), size in {(3, 1): 1808, (8, 1): 6758, (20, 2): 85_182, (40, 2): 311_902}.items():
-        assert sum(p.numel() for p in tiny(62, width=width, depth=depth).parameters()) == size
-
-
-def test_dropblock_drops_in_training_alone() -> None:
-    torch.manual_seed(0)
-    nets: Sequence[tuple[nn.Module, int]] = [(tiny(5, width=4, dropblock=0.5), 14), (resnet18(5, dropblock=0.5), 32)]
-    dropped: list[float] = []
-    for net, side in nets:
-        blocks = [module for module in net.modules() if isinstance(module, DropBlock)]
-        assert len(blocks) == 2
-        for block in blocks:
-            block.register_forward_hook(lambda m, i, out: dropped.append(float((out == 0).float().mean())))
-        dropped.clear()
-        net(torch.randn(8, 1, side, side))
-        assert min(dropped) > 0.2
-        net.eval()
-        images = torch.randn(8, 1, side, side)
-        assert torch.equal(net(images), net(images))
-    assert tiny(5, width=4, side=8, dropblock=0.1)(torch.randn(2, 1, 8, 8)).shape == (2, 5)
 
 
 # -- what follows from rows --------------------------------------------------------------------------------------------
@@ -359,7 +215,7 @@ def test_the_best_rate_is_found_before_seeds_are_reported(tmp_path: Path) -> Non
     assert reported == [("baseline", 0.2, 0), ("netaug", 0.05, 0), ("baseline", 0.2, 1), ("netaug", 0.05, 1)]
     equal = [cell for cell in second if cell.method == "equal-time"]
     assert [cell.lr for cell in equal] == list(GRID)
-    assert {cell.steps for cell in equal} == {run_length(4 * 3000, DIGIT_IMAGES, 64)[2]}
+    assert {cell.steps for cell in equal} == {4 * 136 * STEPS}
     assert {cell.role for cell in second if cell.method == "kd"} == {"tuning"}
 
 
@@ -373,6 +229,58 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     assert [file.name for file in files] == ["accuracy_digits_differences.png", "accuracy_digits_curves.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert draw([made("teacher", 0.5, role="teacher")], tmp_path) == []
+
+
+# -- a whole run, without the training ---------------------------------------------------------------------------------
+
+
+def pretend(cell: Cell, *_rest: Any) -> dict[str, Any]:
+    """A row as of a trained cell: the best rate is 0.2, and a step of `netaug` takes four times as long."""
+    if cell.weights is not None:
+        cell.weights.parent.mkdir(exist_ok=True)
+        cell.weights.touch()
+    seconds = cell.steps * (4.0 if cell.method == "netaug" else 1.0)
+    facts = made(cell.method, 0.9 - abs(cell.lr - 0.2) + cell.seed / 1e4, cpu_seconds=seconds)
+    return {**facts, **accuracy_cell._facts(cell)}
+
+
+def test_a_whole_run_goes_from_teacher_and_rates_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "_run_one", pretend)
+    out = tmp_path / "rows.jsonl"
+    asked = ["--task", "digits", "--methods", "main", "--seeds", "2", "--out", str(out), "--cache", str(tmp_path)]
+    code, shown = call(*asked)
+    assert code == 0, shown
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    main = [name for name, method in METHODS.items() if method.group == "main"]
+    assert len(rows) == len({row["name"] for row in rows}) == 1 + len(main) * (len(GRID) + 2)
+    reported = [row for row in rows if row["role"] == "report"]
+    assert {row["lr"] for row in reported} == {0.2}
+    assert {row["steps"] for row in reported if row["method"] == "equal-time"} == {4 * 136 * STEPS}
+    assert all(f"| `{name}` | 0.2 | 2 |" in shown for name in main)
+    assert call(*asked)[0] == 0
+    assert len(out.read_text().splitlines()) == len(rows)
+    call(*asked, "--seeds", "3")
+    assert len(out.read_text().splitlines()) == len(rows) + len(main)
+
+
+def test_a_broken_cell_ends_no_other_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(cell: Cell, *_rest: Any) -> dict[str, Any]:
+        if (cell.method, cell.lr) == ("netaug", 0.4):
+            return {"name": cell.name, "crashed": "MemoryError: too large"}
+        return pretend(cell)
+
+    monkeypatch.setattr(accuracy, "_run_one", broken)
+    out = tmp_path / "rows.jsonl"
+    asked = ["--task", "digits", "--methods", "baseline,netaug", "--seeds", "2", "--out", str(out)]
+    code, shown = call(*asked, "--cache", str(tmp_path))
+    assert code == 1
+    assert "Without a row:\ndigits netaug lr=0.4 seed=1000: MemoryError: too large" in shown
+    assert "| `baseline` | 0.2 | 2 |" in shown
+    assert "| `netaug` | 0.2 |" not in shown, "its best rate is not known"
+    monkeypatch.setattr(accuracy, "_run_one", pretend)
+    code, shown = call(*asked, "--cache", str(tmp_path))
+    assert code == 0
+    assert "| `netaug` | 0.2 | 2 |" in shown
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -425,3 +333,5 @@ def test_every_task_and_method_is_explained() -> None:
     code, shown = call("--list")
     assert code == 0
     assert all(name in shown for name in (*TASKS, *METHODS))
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert all(f"`{name}`" in page for name in (*TASKS, *METHODS))
