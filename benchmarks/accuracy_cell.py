@@ -120,6 +120,7 @@ def _measured(arm: CellArm) -> Row:
     points = [{key: point[key] for key in keys if key in point} for point in reversed(history[::-1][::stride])]
     last = history[-1]
     return {
+        "steps": arm.step,
         "images": arm.step * arm.config.data.batch_size * optim.accumulate,
         "parameters": sum(parameter.numel() for parameter in arm.plain().parameters()),
         "val_accuracy": last["val_accuracy"],

@@ -152,7 +152,11 @@ DIGIT_IMAGES = 1438
 
 _TINY = {"model.name": f"{NETS}:tiny", "model.kwargs.depth": 1}
 _GLYPHS = {"data.name": "glyphs", "data.batch_size": BATCH, "data.val_samples": 10_000, "data.fresh": True}
+FEW_DIGITS = 179
+"""Training images where nine tenths are for validation: with four fifths to learn from, every net reaches 98 %."""
+
 _DIGITS = {"data.name": "digits", "data.batch_size": 64}
+_FEW_DIGITS = {"data.name": "digits", "data.batch_size": 32, "data.val_fraction": 0.9}
 _FOURTEEN = {"data.image_size": 14, "model.kwargs.side": 14}
 
 TASKS: dict[str, Task] = {
@@ -194,13 +198,13 @@ TASKS: dict[str, Task] = {
         sized=False,
     ),
     "transfer": Task(
-        "trained on glyphs by the method, then fine-tuned plainly on digits, all at 14 pixels",
+        "trained on glyphs by the method, then fine-tuned plainly on a tenth of the digits, all at 14 pixels",
         {**_TINY, **_GLYPHS, **_FOURTEEN, "model.kwargs.width": 8},
         steps=2000,
         images=None,
         teacher={"model.kwargs.width": 18, "model.kwargs.depth": 2},
-        then={**_TINY, **_DIGITS, **_FOURTEEN, "model.kwargs.width": 8, "optim.lr": 0.05, "arms": ["baseline"]},
-        then_steps=440,
-        then_images=DIGIT_IMAGES,
+        then={**_TINY, **_FEW_DIGITS, **_FOURTEEN, "model.kwargs.width": 8, "optim.lr": 0.05, "arms": ["baseline"]},
+        then_steps=200,
+        then_images=FEW_DIGITS,
     ),
 }

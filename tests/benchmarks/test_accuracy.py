@@ -12,7 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from benchmarks import accuracy, accuracy_cell
-from benchmarks.accuracy_methods import DIGIT_IMAGES, METHODS, TASKS
+from benchmarks.accuracy_methods import DIGIT_IMAGES, FEW_DIGITS, METHODS, TASKS
 from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Request, cells, make_cell, run_length
 from benchmarks.accuracy_plots import draw
 from benchmarks.accuracy_table import lines, tables
@@ -121,8 +121,9 @@ def test_lengths_are_whole_epochs() -> None:
     assert run_length(4, None, 16) == (4, 16, 4)
     assert run_length(620, 2000, 64) == (20, 2000, 620)
     assert run_length(30, DIGIT_IMAGES, 64) == (1, DIGIT_IMAGES, STEPS)
-    digits = load_task(load_config(None, {"data.name": "digits"}).data, 0)
-    assert len(digits.train) == DIGIT_IMAGES
+    for fraction, images in ((0.2, DIGIT_IMAGES), (0.9, FEW_DIGITS)):
+        digits = load_task(load_config(None, {"data.name": "digits", "data.val_fraction": fraction}).data, 0)
+        assert len(digits.train) == images
 
 
 def test_longer_methods_have_their_steps(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 import netaug_fx
 from benchmarks import accuracy_cell
 from benchmarks.accuracy_cell import attempt, run_cell, share_statistics_
+from benchmarks.accuracy_methods import FEW_DIGITS
 from benchmarks.accuracy_nets import DropBlock, resnet18, tiny
 from benchmarks.accuracy_plan import Cell, Regime, make_cell
 from benchmarks.rows import ROOT
@@ -79,12 +80,12 @@ def test_what_is_learnt_is_taken_along_to_another_task(tmp_path: Path, monkeypat
     cell = cell_of("baseline", tmp_path, small)
     assert cell.then is not None
     assert (cell.then.data.name, cell.then.data.image_size, cell.then.model.kwargs["width"]) == ("digits", 8, 2)
-    assert cell.then.optim.epochs == 20
+    assert cell.then.optim.epochs == 40
     short = dataclasses.replace(cell, then=_with(cell.then, epochs=1))
     row = run_cell(short, tmp_path / "cell", lambda steps: None)
     assert row["images"] == 4 * 16
     assert row["before"]["curve"][-1]["step"] == 4
-    assert row["curve"][-1]["step"] == STEPS
+    assert row["curve"][-1]["step"] == FEW_DIGITS // 32
     assert [part["data"]["name"] for part in row["settings"]] == ["glyphs", "digits"]
     assert row["settings"][1]["model"]["weights"] is None, "a file that is gone is in the row"
 
