@@ -106,7 +106,7 @@ def step(
     drawn = [control(own).sample(kinds, pool) for _ in range(draws - (distill is not None))]
     surgery = _Surgery(list(own.parameters())) if project else None
     # Where no wider net passes last, or gradients are mended after all passes, nothing else sends them.
-    by_hand = (project or not drawn) and _communicates(supernet)
+    by_hand = _communicating(supernet) if project or not drawn else None
     with silent():
         teacher = None
         if distill is not None:
@@ -115,12 +115,12 @@ def step(
         with _part(surgery, "target"):
             loss, output = passes.target(distill, teacher)
     for count, widths in enumerate(drawn, start=1):
-        with silent() if by_hand or count < len(drawn) else nullcontext(), _part(surgery, "wider"):
+        with silent() if by_hand is not None or count < len(drawn) else nullcontext(), _part(surgery, "wider"):
             passes.wider(widths)
     if surgery is not None:
         surgery.finish()
-    if by_hand:
-        _average_gradients(own)
+    if by_hand is not None:
+        _average_gradients(own, by_hand)
     return Step(loss, tuple(passes.losses), tuple(passes.widths), output)
 
 
@@ -179,10 +179,12 @@ class _Surgery:
         before: Gradients = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
-        yield
-        self.sums[name] = [_sum(old, p.grad) for old, p in zip(self.sums[name], self.parameters, strict=True)]
-        for parameter, gradient in zip(self.parameters, before, strict=True):
-            parameter.grad = gradient
+        try:
+            yield
+            self.sums[name] = [_sum(old, p.grad) for old, p in zip(self.sums[name], self.parameters, strict=True)]
+        finally:
+            for parameter, gradient in zip(self.parameters, before, strict=True):
+                parameter.grad = gradient
 
     def finish(self) -> None:
         """Takes the conflict out of the wider nets' part, and adds both parts to the parameters' gradients."""
@@ -232,15 +234,25 @@ def _supernet_in(module: Any) -> Supernet:
     return found
 
 
-def _communicates(wrapped: nn.Module) -> bool:
-    """Whether a backward pass would now send gradients to other processes."""
-    return any(isinstance(m, DistributedDataParallel) and m.require_backward_grad_sync for m in wrapped.modules())
+def _communicating(wrapped: nn.Module) -> DistributedDataParallel | None:
+    """The wrapper that would now send gradients to other processes after a backward pass."""
+    found = (m for m in wrapped.modules() if isinstance(m, DistributedDataParallel) and m.require_backward_grad_sync)
+    return next(found, None)
 
 
-def _average_gradients(own: Supernet) -> None:
+def _average_gradients(own: Supernet, wrapper: DistributedDataParallel) -> None:
+    """What the wrapper would have done, with one message for each type of number."""
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
     for parameter in own.parameters():
         if parameter.requires_grad:
             # Every process has to send the same tensors, also where a parameter was not used.
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(gradient)
-            parameter.grad = gradient / dist.get_world_size()
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    processes = dist.get_world_size(wrapper.process_group)
+    for parameters in by_dtype.values():
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        message = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(message, group=wrapper.process_group)
+        parts = torch.split(message.div_(processes), [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

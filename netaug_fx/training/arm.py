@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.operations import gather_object
 from accelerate.utils.random import set_seed
 from torch import Tensor, nn
 from torch.random import fork_rng
@@ -42,7 +43,7 @@ def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
     model = config.model
     net = load_model(model.name, num_classes=len(task.classes), in_channels=task.channels, kwargs=model.kwargs)
     if model.weights is not None:
-        with fork_rng():  # looking for the classifier makes another net
+        with fork_rng(devices=[]):  # looking for the classifier makes another net
             start_from(net, model, task.classes, task.channels)
     if arm == "baseline" or config.netaug.ratio is None:
         return net
@@ -126,8 +127,9 @@ class Arm:
         self.sums = self.no_sums()
         images = self.config.data.batch_size * optim.accumulate * self.accelerator.num_processes
         self.highest_rate = scaled_rate(optim.lr, optim.lr_images, images)
-        # Training starts from the same random state however much making the net has drawn.
-        set_seed(self.config.seed)
+        # Training starts from the same random state however much making the net has drawn; each process has its own, or
+        # dropout would drop the same channels in all of them.
+        set_seed(self.config.seed, device_specific=True)
 
     @property
     def checkpoint(self) -> Path:
@@ -160,8 +162,9 @@ class Arm:
         return copy_model(net).cpu().eval()
 
     def save(self) -> None:
-        """Write the checkpoint: the main process does, with the sums of all, so all have to call this."""
+        """Write the checkpoint: the main process does, with what it gathers from all, so all have to call this."""
         sums = self.accelerator.gather(self.sums.unsqueeze(0)).cpu()
+        states = gather_object([rng_state()])
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -178,7 +181,7 @@ class Arm:
             sums=sums,
             history=self.history,
             best=self.best,
-            rng=rng_state(),
+            rng=states,
             data_order={"seed": self.order.seed, "epoch": self.epoch, "batch": self.batch},
             seconds=self.seconds,
         )
@@ -217,7 +220,7 @@ class Arm:
         self.sums = state.sums[self.accelerator.process_index].to(self.sums.device)
         self.history, self.best = state.history, state.best
         self.seconds = state.seconds
-        set_rng_state(state.rng)
+        set_rng_state(state.rng[self.accelerator.process_index])
 
 
 def _fingerprint(config: TrainConfig, net: nn.Module) -> str:

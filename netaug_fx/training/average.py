@@ -23,11 +23,18 @@ class TargetAverage:
     def __init__(self, net: nn.Module, decay: float) -> None:
         """Args:
         net: A plain net or a supernet, on its device.
-        decay: Weight of the old average in each update.
+        decay: Weight of the old average in each update, reached by and by: after n updates it is at most
+            (1 + n) / (10 + n).
         """
         self.target = plain_view(net)
-        average: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(self.target, multi_avg_fn=average, use_buffers=True)
+        self.decay = decay
+        self.averaged = AveragedModel(self.target, multi_avg_fn=self._average, use_buffers=True)
+
+    def _average(self, averages: Any, values: Any, count: Any) -> None:
+        # At the full decay from the start on, a short run would deliver its first weights.
+        updates = int(count)
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        get_ema_multi_avg_fn(decay)(averages, values, count)  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
         """Take the present weights in; to be called after each optimizer step."""

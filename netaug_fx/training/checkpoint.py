@@ -27,7 +27,7 @@ from netaug_fx.atomic import atomic_open
 from netaug_fx.errors import CheckpointError, RunError
 from netaug_fx.supernet import STATE_KEY
 
-FORMAT = 2
+FORMAT = 3
 _EXTRA = re.compile(r"_netaug\d+$")  # how widening names the blocks beside a tensor
 METADATA = "netaug_fx"  # the entry of a safetensors header that holds ours, as JSON
 
@@ -49,7 +49,7 @@ class ArmState:
         sums: running sums of that epoch, ``[processes, sums]``.
         history: one row of metrics for each completed epoch.
         best: validation accuracy of the best of them; None before the first.
-        rng: states of the random number generators, as tensors.
+        rng: states of the random number generators of each process, as tensors.
         data_order: seed, epoch and batch that the order of the images follows from.
         seconds: time spent so far.
     """
@@ -66,7 +66,7 @@ class ArmState:
     sums: Tensor
     history: list[dict[str, float]]
     best: float | None
-    rng: dict[str, Any]
+    rng: list[dict[str, Any]]
     data_order: dict[str, int]
     seconds: float
     format: int = field(default=FORMAT)
@@ -131,11 +131,10 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if path.suffix != ".safetensors":
         content = _torch_load(path)
-        if isinstance(content, dict) and isinstance(content.get("weights"), dict):
-            content = _target(content["weights"])
-        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        weights = _state_dict_in(content)
+        if weights is None:
             raise CheckpointError(f"{path} holds no state_dict. Save one with torch.save(model.state_dict(), path).")
-        return dict(content), {}
+        return _target({key.removeprefix("module."): value for key, value in weights.items()}), {}
     _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -146,6 +145,16 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is truncated or no safetensors file: {error}. Write or download it anew."
         ) from None
     return tensors, json.loads(header.get(METADATA, "{}"))
+
+
+def _state_dict_in(content: Any) -> dict[str, Tensor] | None:
+    """The weights in what a file holds: all of it, or what trainers (timm's, Lightning's) keep under a name."""
+    if not isinstance(content, dict):
+        return None
+    for name in ("weights", "state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content.get(name), dict):
+            return _state_dict_in(content[name])
+    return content if content and all(isinstance(value, Tensor) for value in content.values()) else None
 
 
 def _target(weights: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +237,7 @@ def rng_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()  # of this process's device
     return state
 
 
@@ -239,4 +248,4 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])

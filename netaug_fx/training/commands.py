@@ -161,14 +161,18 @@ def finetune(
     name = model or facts.get("model")
     if name is None:
         raise InputError(f"{file} does not say which model it is of. Give --model NAME.")
+    known = {
+        "model.kwargs": facts.get("model_kwargs") if name == facts.get("model") else None,
+        "data.image_size": facts.get("image_size"),
+        "data.name": "",
+    }
     overrides = _given(
         {
             "model.name": name,
-            "model.kwargs": facts.get("model_kwargs") if name == facts.get("model") else None,
             "model.weights": str(file),
             "data.name": data,
             "data.dir": data_dir,
-            "data.image_size": image_size or facts.get("image_size"),
+            "data.image_size": image_size,
             "data.batch_size": batch_size,
             "distill.teacher": teacher,
             "distill.teacher_weights": teacher_weights,
@@ -179,7 +183,10 @@ def finetune(
             "arms": arms,
         }
     )
-    _exit_by_verification(run.start(load_config(config, overrides), out))
+    settings = load_config(config, overrides, _given(known))
+    if not settings.data.name:
+        raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
+    _exit_by_verification(run.start(settings, out))
 
 
 @app.command(epilog="Example: netaug-fx inspect mobilenet_v2_tiny --html groups.html")

@@ -85,6 +85,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
             )
+        if self.netaug.initialise == "widest" and self.model.weights is not None:
+            raise ValueError(
+                "netaug.initialise: widest draws all weights anew, and those of model.weights (--weights) would be "
+                "lost; set it to keep"
+            )
         return self
 
     @property
@@ -97,32 +102,44 @@ class TrainConfig(Section):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
-def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+def load_config(
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> TrainConfig:
     """Resolve the settings of a run.
 
     Args:
         file: YAML file or the name of a recipe, or None for the defaults.
         overrides: dotted names such as ``{"optim.lr": 0.1}``; they win over the file.
+        defaults: dotted names likewise; the file wins over them.
 
     Raises:
         InputError: the file cannot be read, a name is unknown, or a value is out of range; names the setting.
     """
     settings = read_settings(file) if file is not None else {}
+    for name, value in (defaults or {}).items():
+        section, field = _place(settings, name, file)
+        section.setdefault(field, value)
     for name, value in (overrides or {}).items():
-        *sections, field = name.split(".")
-        target = settings
-        for section in sections:
-            inner = target.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise InputError(
-                    f"setting {section!r} in {file}: found {inner!r}, expected a mapping with {field!r} in it"
-                )
-            target = inner
-        target[field] = value
+        section, field = _place(settings, name, file)
+        section[field] = value
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
         raise InputError("\n".join(_explain(error, file))) from None
+
+
+def _place(settings: dict[str, Any], name: str, file: Path | None) -> tuple[dict[str, Any], str]:
+    """Where a setting of a dotted name stands: its section, made if need be, and its last name."""
+    *sections, field = name.split(".")
+    place = settings
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"setting {section!r} in {file}: found {inner!r}, expected a mapping with {field!r} in it")
+        place = inner
+    return place, field
 
 
 def _explain(error: ValidationError, file: Path | None) -> Iterator[str]:

@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 import netaug_fx
 from netaug_fx.errors import RunError
 from netaug_fx.supernet import control
-from netaug_fx.training.arm import Arm
+from netaug_fx.training.arm import SUMS, Arm
 from netaug_fx.training.data import Batch
 from netaug_fx.training.interrupt import Interrupted, StopRequest
 from netaug_fx.training.progress import Progress
@@ -46,15 +46,15 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
             progress.advance()
             ended = arm.batch // arm.config.optim.accumulate >= arm.epoch_steps
             due = time.monotonic() - saved >= 60 * arm.config.keep.minutes
-            stopping, due = _agreed(arm, stop.requested, due)
+            stopping, due = _agreed(arm, stop.requested, due) if _looks(arm) or ended else (False, False)
             if not ended and (stopping or due):
-                _require_finite(arm)
+                _require_finite(arm, weights=True)
                 saved = time.monotonic()
                 arm.seconds, started = arm.seconds + saved - started, saved
                 arm.save()
             if stopping and not ended:
                 raise Interrupted(arm.folder.parent)
-        _require_finite(arm)
+        _require_finite(arm, weights=True)
         _end_epoch(arm)
         arm.seconds += time.monotonic() - started
         on_epoch()
@@ -69,7 +69,8 @@ def _train_epoch(arm: Arm) -> Iterator[None]:
     """The rest of the current epoch, step by step."""
     config = arm.config
     phase_one = in_phase_one(arm.epoch, epochs=config.optim.epochs, phase_two=config.netaug.phase_two)
-    if arm.name == "netaug" and config.netaug.sort and phase_one and arm.batch == 0:
+    # Before the first epoch there is nothing to sort by: extra channels are as they were drawn.
+    if arm.name == "netaug" and config.netaug.sort and phase_one and arm.batch == 0 and arm.epoch > 0:
         netaug_fx.sort_channels_(arm.net, arm.optimizer.optimizer)
         if arm.average is not None:
             arm.average.restart()
@@ -79,17 +80,30 @@ def _train_epoch(arm: Arm) -> Iterator[None]:
     batches = iter(arm.train_loader)
     for _ in range(arm.batch // config.optim.accumulate, arm.epoch_steps):
         _set_rate(arm)
-        _step(arm, batches, None if phase_one else {"inner"})
-        if arm.accelerator.device.type == "cpu" or arm.step % CHECK_STEPS == 0:
+        _step(arm, batches, None if phase_one else _kinds_of_phase_two(arm))
+        if _looks(arm):
             _require_finite(arm)
         yield
+
+
+def _looks(arm: Arm) -> bool:
+    """Whether to look at the loss, and to ask the other processes, after this step."""
+    return arm.accelerator.device.type == "cpu" or arm.step % CHECK_STEPS == 0
+
+
+def _kinds_of_phase_two(arm: Arm) -> set[str] | None:
+    """Inner groups alone; all where there are none, or the wider net would be the target over again."""
+    if arm.name == "netaug" and any(group.kind == "inner" for group in control(arm.net).groups):
+        return {"inner"}
+    return None
 
 
 def _set_rate(arm: Arm) -> None:
     rate = learning_rate(
         arm.step,
         highest=arm.highest_rate,
-        warmup_steps=round(arm.config.optim.warmup_epochs * arm.epoch_steps),
+        # A short run is not to end in its warm-up.
+        warmup_steps=min(round(arm.config.optim.warmup_epochs * arm.epoch_steps), arm.total_steps // 2),
         total_steps=arm.total_steps,
     )
     for group in arm.optimizer.param_groups:
@@ -179,7 +193,7 @@ def _is_wider(arm: Arm) -> bool:
 def _end_epoch(arm: Arm) -> None:
     """Validate, add a row to the history, and set the counters to the start of the next epoch."""
     reduced = arm.accelerator.reduce(arm.sums, reduction="sum").cpu()
-    sums: dict[str, float] = dict(zip(("loss", "augmented_loss", "correct", "images"), reduced.tolist(), strict=True))
+    sums: dict[str, float] = dict(zip(SUMS, reduced.tolist(), strict=True))
     images = sums["images"]
     row: dict[str, float] = {
         "epoch": arm.epoch + 1,
@@ -224,13 +238,17 @@ def _agreed(arm: Arm, *flags: bool) -> list[bool]:
     return [bool(count > 0) for count in arm.accelerator.reduce(raised, reduction="sum")]
 
 
-def _require_finite(arm: Arm) -> None:
-    """Once the loss was not finite, neither are the sums.
+def _require_finite(arm: Arm, *, weights: bool = False) -> None:
+    """Once the loss was not finite, neither are the sums; before a checkpoint the weights are looked at, too.
 
     Raises:
-        RunError: it was not; names the last good checkpoint.
+        RunError: it was not, in any process; names the last good checkpoint.
     """
-    if bool(torch.isfinite(arm.sums).all()):
+    finite = bool(torch.isfinite(arm.sums).all())
+    if weights:
+        finite = finite and all(bool(torch.isfinite(parameter).all()) for parameter in arm.net.parameters())
+    (lost,) = _agreed(arm, not finite)
+    if not lost:
         return
     if arm.checkpoint.exists():
         good = f"The last good checkpoint is {arm.checkpoint}."

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.operations import broadcast_object_list
 from torch import Tensor, nn
 
@@ -133,7 +134,15 @@ def _accelerator(config: TrainConfig) -> Any:
             "setting 'optim.precision' (--precision): fp16 needs a GPU, and there is none; take bf16, or no"
         )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    return Accelerator(cpu=no_device, mixed_precision=config.optim.precision)
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", config.optim.precision):
+        raise InputError(
+            f"the launcher asks for mixed precision {asked!r}, and setting 'optim.precision' for "
+            f"{config.optim.precision!r}: give --precision {asked}, or launch without"
+        )
+    accelerator = Accelerator(cpu=no_device, mixed_precision=config.optim.precision)
+    accelerator.gradient_accumulation_steps = 1  # the loop divides by itself, whatever the launcher's environment says
+    return accelerator
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -162,10 +171,12 @@ def prepare(config: TrainConfig) -> Task:
         build_net(config, task, "netaug")
     load_teacher(config.distill, task, torch.device("cpu"))
     train, _, _ = make_loaders(task, config.data, config.seed)
-    if len(train) < config.optim.accumulate:
+    processes: int = PartialState().num_processes  # type: ignore[has-type]
+    batches = len(train) // processes
+    if batches < config.optim.accumulate:
         raise DataError(
-            f"data set {task.name}: {len(train)} batches an epoch do not make a step of {config.optim.accumulate}. "
-            "Lower optim.accumulate or data.batch_size."
+            f"data set {task.name}: an epoch has {batches} batches for each process, which do not make a step of "
+            f"{config.optim.accumulate}. Lower optim.accumulate or data.batch_size."
         )
     if config.opset is not None:
         with tempfile.TemporaryDirectory() as scratch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ class Tracking:
         if config.tensorboard and main_process:
             self.board = TensorBoardTracker("tensorboard", logging_dir=str(folder))
         if config.wandb is not None and main_process:
-            # A run that is resumed goes on under its name.
+            # A run that is resumed goes on under its name; another folder of the same name is another run.
+            number = zlib.crc32(str(folder.resolve()).encode())
             self.wandb = WandBTracker(
-                config.wandb, name=folder.name, id=folder.name, dir=str(folder), resume="allow", config=dict(settings)
+                config.wandb,
+                name=folder.name,
+                id=f"{folder.name}-{number:08x}",
+                dir=str(folder),
+                resume="allow",
+                config=dict(settings),
             )
         for tracker in self._trackers():
             tracker.start()

@@ -45,7 +45,7 @@ def make_state() -> ArmState:
         sums=torch.ones(1, 4, dtype=torch.float64),
         history=[{"epoch": 1, "val_accuracy": 0.5}],
         best=0.5,
-        rng=rng_state(),
+        rng=[rng_state()],
         data_order={"seed": 0, "epoch": 1, "batch": 2},
         seconds=1.5,
     )
@@ -209,3 +209,13 @@ def test_a_supernets_checkpoint_loads_as_the_tiny_nets_weights(tmp_path: Path, s
     tensors, _ = load_weights(tmp_path / "netaug.pt")
     assert list(tensors) == list(model.state_dict())
     assert all(torch.equal(tensors[name], value) for name, value in supernet.target_state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["state_dict", "model", "state_dict_ema"])
+def test_weights_are_found_where_other_trainers_keep_them(tmp_path: Path, name: str) -> None:
+    net = nn.Linear(3, 2)
+    wrapped = {f"module.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"epoch": 3, name: wrapped}, tmp_path / "last.pth")
+    tensors, _ = load_weights(tmp_path / "last.pth")
+    assert list(tensors) == ["weight", "bias"]
+    assert torch.equal(tensors["weight"], net.weight)

@@ -177,3 +177,14 @@ def test_a_set_keeps_its_labels_beside_its_files(tmp_path: Path) -> None:
     images = Pictures(Files(files), [1, 0], 8)
     assert images.labels.tolist() == [1, 0]
     assert images.images([1]).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_a_folder_to_validate_on_goes_by_several_names(tmp_path: Path, name: str) -> None:
+    for part, count in (("train", 4), (name, 2)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (index, 9, 9)).save(tmp_path / part / label / f"{index}.png")
+    task = load_task(DataConfig(name=str(tmp_path), image_size=8), seed=0)
+    assert (len(task.train), len(task.val)) == (8, 4)

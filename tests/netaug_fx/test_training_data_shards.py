@@ -252,3 +252,11 @@ def test_the_library_is_asked_for_where_it_is_missing(config: DataConfig, monkey
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(DataError, match=r"pip install 'netaug_fx\[data\]'"):
         load_task(config, seed=0)
+
+
+def test_shards_of_one_name_in_several_folders_are_counted_each(tmp_path: Path) -> None:
+    for folder, sizes in (("a", (4, 5)), ("b", (6, 7))):
+        make_shards(tmp_path / folder, sizes)
+    shards = [str(tmp_path / folder / f"train-{number:06}.tar") for folder in "ab" for number in (0, 1)]
+    for _ in range(2):  # the second time from the file beside them
+        assert [count.samples for count in shard_index.counted(shards)] == [4, 5, 6, 7]

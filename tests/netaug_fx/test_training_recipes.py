@@ -37,7 +37,7 @@ def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
     assert (config.model.name, config.data.image_size) == (name, TARGETS[name])
     assert config.netaug.ratio == {"stream": STREAMS.get(name, [1, 1.8, 2.6]), "inner": [1, 1.6, 2.2, 2.8]}
     assert (config.netaug.compound, config.netaug.sort, config.netaug.initialise) == (True, True, "widest")
-    assert (config.netaug.alpha, config.netaug.draws, config.netaug.divisor) == (1, 1, 8)
+    assert (config.netaug.alpha, config.netaug.draws, config.netaug.divisor) == (1, 1, 1)
     images, rate = LARGEST_RATE.get(name, (16 * 128, 0.4))
     assert scaled_rate(config.optim.lr, config.optim.lr_images, images) == pytest.approx(rate)
     assert config.optim.weight_decay == (3e-5 if name == "mobilenet_v3_035" else 4e-5)
@@ -133,7 +133,7 @@ def test_a_recipe_runs_on_an_imagenet_shaped_folder(pretrained: Path) -> None:
     assert report["data"]["classes"] == ["n01440764", "n01443537", "n01484850"]
     assert (config.netaug.sort, config.netaug.initialise, config.optim.label_smoothing) == (True, "widest", 0.1)
     expand = next(group for group in report["groups"] if group["name"] == "blocks.2.body.expand.conv")
-    assert expand["choices"][-1] == 400
+    assert expand["choices"][-1] == 353  # 8 channels grow 2.6 times to 21, times the expand ratio 6, times 2.8
     assert report["macs"]["tiny"] == report["macs"]["original"]
 
 
@@ -162,5 +162,17 @@ def test_a_pretrained_net_is_fine_tuned_with_a_new_classifier(
 def test_weights_that_tell_of_no_model_need_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state: dict[str, Any] = models.create("digits_net").state_dict()
     torch.save(state, tmp_path / "weights.pt")
-    assert run_command("finetune", str(tmp_path / "weights.pt")) == 2
+    assert run_command("finetune", str(tmp_path / "weights.pt"), "--data", "digits") == 2
     assert "Give --model NAME" in capsys.readouterr().err
+
+
+def test_fine_tuning_needs_data(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("finetune", str(pretrained)) == 2
+    assert "give the data set to fine-tune on: --data NAME" in capsys.readouterr().err
+
+
+def test_a_settings_file_wins_over_what_the_weights_tell(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("model: {kwargs: {dropout: 0.3}}\n")
+    known = {"model.kwargs": {}, "data.image_size": 8}
+    config = load_config(tmp_path / "own.yaml", {"optim.epochs": 3}, known)
+    assert (config.model.kwargs, config.data.image_size, config.optim.epochs) == ({"dropout": 0.3}, 8, 3)

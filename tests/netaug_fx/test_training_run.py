@@ -62,7 +62,7 @@ def test_checkpoints_load_without_running_code_and_hold_the_drawn_widths(finishe
     content = torch.load(finished / "checkpoints" / "netaug.pt", weights_only=True)
     assert content["epoch"] == EPOCHS
     assert any("netaug" in key for key in content["weights"])
-    assert all(isinstance(content["rng"][name], Tensor) for name in ("python", "numpy", "torch"))
+    assert all(isinstance(content["rng"][0][name], Tensor) for name in ("python", "numpy", "torch"))
 
 
 def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: TrainConfig, tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ from PIL import Image
 from netaug_fx.errors import DataError
 from netaug_fx.training.data.config import DataConfig
 from netaug_fx.training.data.pictures import Reader, as_rgb, picture_task
-from netaug_fx.training.data.split import stratified_split
+from netaug_fx.training.data.split import VALIDATION_PARTS, stratified_split
 from netaug_fx.training.data.task import Task
 
 PREFIX = "hf:"
 # In this order: of two parts that could serve, the first is taken.
-VALIDATION_PARTS = ("validation", "val", "valid", "dev", "test")
 
 
 class Rows:

@@ -17,7 +17,7 @@ from netaug_fx.errors import DataError
 from netaug_fx.training.data.config import DataConfig
 from netaug_fx.training.data.locations import need_folder
 from netaug_fx.training.data.pictures import Files, Reader, picture_task
-from netaug_fx.training.data.split import stratified_split
+from netaug_fx.training.data.split import VALIDATION_PARTS, stratified_split
 from netaug_fx.training.data.task import Task
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -36,13 +36,14 @@ def load_image_folder(config: DataConfig, seed: int) -> Task:
 
 
 def load_folder(root: Path, config: DataConfig, seed: int) -> Task:
-    """Images of a folder; without a sub-folder ``val``, a part of each class is held out.
+    """Images of a folder; without ``val`` (or ``valid``, ``validation``, ``test``) a part of each class is held out.
 
     Raises:
         DataError: the folder is empty, has one class, a class has no image, or a file cannot be read.
     """
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        return _two_folders(config, str(root), root / "train", root / "val")
+    val_root = next((root / name for name in VALIDATION_PARTS if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and val_root is not None:
+        return _two_folders(config, str(root), root / "train", val_root)
     train_root = root / "train" if (root / "train").is_dir() else root
     classes = _class_names(train_root)
     files, labels = _collect(train_root, classes, all_classes=True)

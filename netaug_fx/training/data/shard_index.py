@@ -160,16 +160,16 @@ def counted(shards: Sequence[str]) -> list[Count]:
     counts: dict[str, dict[str, int]] = {}
     for shard in shards:
         size = Path(shard).stat().st_size
-        former = known.get(Path(shard).name)
+        former = known.get(shard)
         if former is None or former["size"] != size:
             labels = [entry.label for entry in entries(shard)]
             former = {"size": size, "samples": len(labels), "largest": max(labels, default=-1)}
-        counts[Path(shard).name] = former
+        counts[shard] = former
     if counts != known:
         # Where the folder cannot be written they are counted again next time.
         with contextlib.suppress(OSError):
             write_text(file, json.dumps(counts, indent=1) + "\n")
-    return [Count(count["samples"], count["largest"]) for count in counts.values()]
+    return [Count(counts[shard]["samples"], counts[shard]["largest"]) for shard in shards]
 
 
 def _known(file: Path) -> dict[str, dict[str, int]]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+# Names of the part to validate on, in the order of preference.
+VALIDATION_PARTS = ("val", "validation", "valid", "dev", "test")
+
 
 def stratified_split(labels: Sequence[int], val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices of a training and a validation part, both ascending, with each class divided in the same proportion.
