@@ -11,6 +11,7 @@ from netaug_fx.models import mobilenet_v2_tiny, mobilenet_v3_035, resnet18
 from netaug_fx.passes.channels import Reason
 from netaug_fx.passes.graph import KINDS, Group, dependency_graph, find_groups, find_pins, module_of
 from netaug_fx.passes.infer import Analysis
+from tests.passes.tied import Tied
 from tests.passes.watching import Apply, analysed
 
 Found = tuple[nn.Module, Analysis, dict[str, Group]]
@@ -131,15 +132,6 @@ def test_channels_that_a_gate_also_writes_stay_inner() -> None:
 
 
 def test_tied_tensors_count_their_layers_and_readers_once() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
-            self.head.weight = self.table.weight
-
-        def forward(self, rows: Tensor) -> Tensor:
-            return self.head(self.table(rows))  # type: ignore[no-any-return]
-
     _, _, groups = found_in(Tied(), torch.zeros(2, 5, dtype=torch.int64))
     assert [(g.name, g.readers, g.layers) for g in groups.values()] == [("table", ("head",), ("table", "head"))]
 

@@ -18,6 +18,7 @@ from netaug_fx.passes.channels import Var
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.resize import common_positions, resize
 from netaug_fx.passes.running import output_tensors
+from tests.passes.tied import Tied
 from tests.wirings import WIRINGS
 
 COPIED = [name for name, wiring in WIRINGS.items() if wiring.copies and wiring.expect != "pinned" and not wiring.mixes]
@@ -111,15 +112,6 @@ def test_layers_say_what_they_have_become() -> None:
 
 
 def test_tied_weights_stay_tied() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
-            self.head.weight = self.table.weight
-
-        def forward(self, rows: Tensor) -> Tensor:
-            return self.head(self.table(rows))  # type: ignore[no-any-return]
-
     model = Tied()
     found = compiled(model, torch.zeros(2, 5, dtype=torch.int64))
     narrow: Any = resize(model, found.analysis, kept(found, 0.5))

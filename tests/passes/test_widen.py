@@ -14,6 +14,7 @@ from netaug_fx.passes.infer import infer
 from netaug_fx.passes.layout import Grow, shape
 from netaug_fx.passes.plan import plan
 from netaug_fx.passes.widen import widen
+from tests.passes.tied import Tied
 
 INPUTS = ((torch.rand(2, 3, 6, 6),), {})
 
@@ -126,15 +127,6 @@ def test_frozen_and_half_precision_tensors_have_blocks_like_them() -> None:
 
 
 def test_tied_tensors_share_their_blocks() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
-            self.head.weight = self.table.weight
-
-        def forward(self, rows: Tensor) -> Tensor:
-            return self.head(self.table(rows))  # type: ignore[no-any-return]
-
     model, inputs = Tied(), ((torch.zeros(2, 5, dtype=torch.int64),), {})
     analysis = infer(model, inputs)
     supernet = widen(model, analysis, plan(model, analysis))
