@@ -12,11 +12,13 @@ from netaug_fx.api import augment, inspect
 from netaug_fx.calibration import calibrate_
 from netaug_fx.distillation import Distillation
 from netaug_fx.errors import NetAugError
+from netaug_fx.evolution import evolve
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.extract import extract
 from netaug_fx.passes.graph import Group, Pin
 from netaug_fx.passes.report import Report
 from netaug_fx.passes.verify import verify
+from netaug_fx.resetting import reset_
 from netaug_fx.sorting import sort_channels_
 from netaug_fx.step import Step, step
 from netaug_fx.supernet import Supernet
@@ -37,8 +39,10 @@ __all__ = [
     "Supernet",
     "augment",
     "calibrate_",
+    "evolve",
     "extract",
     "inspect",
+    "reset_",
     "sort_channels_",
     "step",
     "verify",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from netaug_fx.passes.layout import Layout, Widths, select, storage_order
 
-PARAMETER, BUFFER, STATISTIC, MUTATED = "parameter", "buffer", "statistic", "mutated"
+PARAMETER, BUFFER, STATISTIC, MUTATED, SHARED = "parameter", "buffer", "statistic", "mutated", "shared"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class ElasticTensor:
     ``extras[k]`` names the block that holds what dimension ``dims[k]`` gains: of the original's size on earlier elastic
     dimensions, of the widest size on later ones. ``contracted`` lists those of ``dims`` that the forward sums over:
     their
-    blocks hold the extra-to-target weights.
+    blocks hold the extra-to-target weights. What forwards write into is, by ``kind``, the target's own (a norm's
+    ``STATISTIC``, other ``MUTATED`` buffers), or ``SHARED`` by the target and the dense net around it.
     """
 
     name: str

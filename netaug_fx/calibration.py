@@ -29,10 +29,12 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         widths: Width by group name, as for ``augmented``; the target's by default.
 
     Raises:
-        InputError: not a supernet, or one within ``augmented``; unknown groups or widths out of range; a norm without
+        InputError: not a supernet, one of ``evolve``, or one within ``augmented``; unknown groups or widths out of range; a norm without
             momentum; or a loader without batches (the statistics are then left as they were).
     """
     own = control(supernet)
+    if own.split is not None:
+        raise InputError("norm statistics of what evolve returned are those of its dense passes, and not re-estimated")
     norms = [module for module in supernet.modules() if _keeps_statistics(module)]
     for path, module in supernet.named_modules():
         if _keeps_statistics(module) and "momentum" not in module.__dict__:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import MUTATED, STATISTIC, ElasticTensor, assemble
+from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble
 from netaug_fx.errors import BranchError, InputError
 from netaug_fx.guards import expect
 from netaug_fx.passes.layout import Layout, Widths, positions, shape, size
@@ -149,7 +149,8 @@ def _current(module: nn.Module, name: str) -> Any:
     tensor = state.tensors[name]
     if tensor.kind == STATISTIC:
         return _statistic(base, tensor, active, can_do_without="track_running_stats" in module.__dict__)
-    if not tensor.dims and tensor.kind != MUTATED:
+    written = tensor.kind in (MUTATED, SHARED)
+    if not tensor.dims and not written:
         return base
     if tensor.full_name in active.scratch:
         return active.scratch[tensor.full_name]
@@ -164,7 +165,7 @@ def _current(module: nn.Module, name: str) -> Any:
             result = base.clone()
         if not result.requires_grad and base.requires_grad:
             result.requires_grad_()  # without gradients too: torch picks some kernels by this flag
-        if tensor.kind == MUTATED:
+        if written:
             active.scratch[tensor.full_name] = result
         return result
     finally:

@@ -16,6 +16,7 @@ from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.passes.graph import KINDS, Group, Pin
 from netaug_fx.passes.layout import Widths
+from netaug_fx.split import Split, keep_shared_
 
 CONTROL = "_netaug_control"
 STATE_KEY = "netaug.draws"
@@ -28,16 +29,19 @@ class Control:
     without talking. Both numbers travel in the state_dict.
     """
 
-    def __init__(self, active: Active, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int) -> None:
+    def __init__(
+        self, active: Active, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int, split: Split | None = None
+    ) -> None:
         self.active = active
         self.groups = groups
         self.pins = pins
         self.seed = seed
+        self.split = split  # of what ``evolve`` made
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Control:
-        twin = Control(copy.deepcopy(self.active, memo), self.groups, self.pins, self.seed)
+        twin = Control(copy.deepcopy(self.active, memo), self.groups, self.pins, self.seed, self.split)
         twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
         return twin
 
@@ -203,6 +207,25 @@ class Supernet(nn.Module):
             active.scratch = {}
 
     @_shy_method
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Within this context the supernet that ``evolve`` made is the dense net, with its own norm statistics.
+
+        Raises:
+            InputError: the supernet is one of ``augment``'s, or in another pass.
+        """
+        own = control(self)
+        split_of(self)
+        if own.active.widths is not None:
+            raise InputError("dense() was called within another pass: leave its context first")
+        own.active.widths, own.active.scratch = own.active.widest, {}
+        try:
+            yield
+        finally:
+            keep_shared_(self, own.active)
+            own.active.widths, own.active.scratch = None, {}
+
+    @_shy_method
     def target_state_dict(self) -> dict[str, Any]:
         """The state_dict of the target alone: it loads into the plain model."""
         state: dict[str, Any] = self.state_dict()
@@ -225,6 +248,21 @@ def control(supernet: Any) -> Control:
     return found
 
 
+def split_of(supernet: nn.Module) -> Split:
+    """How ``evolve`` split the model.
+
+    Raises:
+        InputError: the module is no supernet, or one of ``augment``'s.
+    """
+    split = control(supernet).split
+    if split is None:
+        raise InputError(
+            f"this {type(supernet).__name__} was made by netaug_fx.augment and is not split: give what "
+            "netaug_fx.evolve(model) returned"
+        )
+    return split
+
+
 def check_kinds(kinds: Any) -> None:
     """Accepts a collection of kinds of groups.
 
@@ -240,10 +278,12 @@ def is_supernet(model: Any) -> bool:
     return isinstance(getattr(model, "__dict__", {}).get(CONTROL), Control)
 
 
-def install(supernet: nn.Module, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int) -> None:
+def install(
+    supernet: nn.Module, groups: tuple[Group, ...], pins: tuple[Pin, ...], seed: int, split: Split | None = None
+) -> None:
     """Puts the control object on the root of a widened model and lets its state travel in the state_dict."""
     state: ModuleState = supernet.__dict__[STATE]
-    supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed)
+    supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed, split)
     supernet.register_state_dict_post_hook(save_draws)  # type: ignore[no-untyped-call]
     supernet.register_load_state_dict_pre_hook(load_draws)  # type: ignore[no-untyped-call]
 

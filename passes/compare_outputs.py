@@ -34,7 +34,7 @@ def check_forward(tiny: FlatModel, original: FlatModel, tolerance: float) -> Che
         problem = _problem(ours, theirs, tolerance, tuple(str(index) for index in range(len(theirs))))
         if problem:
             return Check("forward", False, f"the original's code with the same weights gives other outputs: {problem}")
-        worst = max([worst, *(_distance(a, b) for a, b in zip(ours, theirs, strict=True))])
+        worst = max([worst, *(distance(a, b) for a, b in zip(ours, theirs, strict=True))])
         tensors = random_like(tiny.inputs, torch.Generator().manual_seed(seed))
     exact = "bit for bit" if worst == 0 else f"to {worst:.1e}, not bit for bit"
     return Check("forward", True, f"the original's code with the same weights gives the same outputs, {exact}")
@@ -53,7 +53,7 @@ def check_runtime(captured: Capture, path: Path, tolerance: float) -> list[Check
                 values = Check("onnx runtime", False, f"{label}: {problem}", f"within {tolerance:g}", "further apart")
             for name, ours, theirs in zip(captured.output_names, actual, expected, strict=False):
                 if ours.shape == theirs.shape:
-                    worst = max(worst, _distance(ours, theirs))
+                    worst = max(worst, distance(ours, theirs))
                     differing, total = _differing_winners(ours, theirs, tolerance)
                     decisions += total
                     if differing and winners.passed:
@@ -154,7 +154,7 @@ def _problem(actual: list[Array], expected: list[Array], tolerance: float, names
         if ours.shape != theirs.shape:
             return f"output {name} has shape {ours.shape}, expected {theirs.shape}"
         if not np.allclose(ours, theirs, rtol=tolerance, atol=tolerance * _scale(theirs) + 1e-7, equal_nan=True):
-            return f"output {name} differs by up to {_distance(ours, theirs):.1e} of its largest value"
+            return f"output {name} differs by up to {distance(ours, theirs):.1e} of its largest value"
     return ""
 
 
@@ -163,7 +163,7 @@ def _scale(array: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _distance(actual: Array, expected: Array) -> float:
+def distance(actual: Array, expected: Array) -> float:
     """The largest difference over the largest value expected."""
     if not expected.size or np.array_equal(actual, expected, equal_nan=expected.dtype.kind in "fc"):
         return 0.0

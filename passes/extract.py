@@ -14,17 +14,21 @@ from torch import nn
 from netaug_fx.elastic import STATE, ModuleState, base_class, extra_blocks
 from netaug_fx.errors import InputError
 from netaug_fx.passes.copying import copy_model
-from netaug_fx.supernet import CONTROL, control, load_draws, save_draws
+from netaug_fx.split import dense_net
+from netaug_fx.supernet import CONTROL, control, load_draws, save_draws, split_of
 
 
-def extract(supernet: nn.Module) -> nn.Module:
+def extract(supernet: nn.Module, *, dense: bool = False) -> nn.Module:
     """Returns the target as a plain model: the class, keys, shapes and forward of the model that was augmented.
 
     Args:
-        supernet: What ``augment`` returned.
+        supernet: What ``augment`` or ``evolve`` returned. The target of ``evolve`` is the slim net: the model's class
+            with smaller layers, and where a forward holds widths in its text, a subclass of the same name.
+        dense: Of what ``evolve`` returned, the dense net instead.
 
     Raises:
-        InputError: the module is not a supernet, or a forward in it was replaced after ``augment``.
+        InputError: the module is not a supernet, or a forward in it was replaced after ``augment``; or ``dense`` is
+            asked of what ``augment`` returned.
 
     Example:
         >>> from torch import nn
@@ -34,6 +38,8 @@ def extract(supernet: nn.Module) -> nn.Module:
         >>> type(tiny) is type(model) and tiny.state_dict().keys() == model.state_dict().keys()
         True
     """
+    if dense:
+        return dense_net(supernet, split_of(supernet))
     control(supernet)
     _refuse_replaced_forwards(supernet)
     # neither widths nor extra blocks are copied

@@ -52,17 +52,25 @@ Widths = tuple[int, ...]
 """The width of every group, by its number."""
 
 
-def layout_of(t: Type, numbers: Mapping[Var, int]) -> Layout:
-    """The layout of a type in which the variables in ``numbers`` grow and all others stay."""
+def layout_of(t: Type, numbers: Mapping[Var, int], base: Widths | None = None) -> Layout:
+    """The layout of a type in which the variables in ``numbers`` grow and all others stay.
+
+    Args:
+        t: The type of one dimension.
+        numbers: The number of each variable that grows.
+        base: The width that each of these grows from; by default the variable's own size.
+    """
     t = resolve(t)
     if isinstance(t, Fixed):
         return Size(t.size)
     if isinstance(t, Var):
-        return Grow(numbers[t], t.size) if t in numbers else Size(t.size)
+        if t not in numbers:
+            return Size(t.size)
+        return Grow(numbers[t], t.size if base is None else base[numbers[t]])
     if isinstance(t, Concat):
-        parts = _merged([layout_of(part, numbers) for part in t.parts], sum)
+        parts = _merged([layout_of(part, numbers, base) for part in t.parts], sum)
         return parts[0] if len(parts) == 1 else Parts(parts)
-    factors = _merged([layout_of(factor, numbers) for factor in t.factors], prod)
+    factors = _merged([layout_of(factor, numbers, base) for factor in t.factors], prod)
     return factors[0] if len(factors) == 1 else Grid(factors)
 
 

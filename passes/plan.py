@@ -227,12 +227,13 @@ def _pinned_by_user(model: nn.Module, found: Mapping[Var, Group], pin: Sequence[
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise InputError(f"pin={pattern!r} matches no module; paths look like {', '.join(map(repr, paths[:5]))}")
         for var, group in found.items():
-            if any(fnmatchcase(path, pattern) for layer in group.layers for path in _with_parents(layer)):
+            if any(fnmatchcase(path, pattern) for layer in group.layers for path in with_parents(layer)):
                 stays[var] = Reason(f"pinned by pin={pattern!r}")
     return stays
 
 
-def _with_parents(path: str) -> list[str]:
+def with_parents(path: str) -> list[str]:
+    """A module's path and those of all modules that it is in."""
     parts = path.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 

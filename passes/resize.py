@@ -21,6 +21,7 @@ from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import layout_of, positions, shape
 from netaug_fx.passes.rewrite import Rewritten, rewrite
+from netaug_fx.passes.running import mode_of
 
 Fresh = Callable[[Tensor, tuple[int, ...]], Tensor]
 """Makes a tensor of a shape that takes the place of another; what both have is written over it."""
@@ -71,8 +72,10 @@ class _Resizing:
             self._resize_(path, module._parameters)
             self._resize_(path, module._buffers)
             self._set_integers_(path, module)
+        with mode_of(self.resized, False):  # to compute a weight in training mode may change its buffers
+            for module in modules.values():
+                _describe_(module)
         for path, module in modules.items():
-            _describe_(module)
             self._rewrite_(path, module)
         return self.resized
 

@@ -21,12 +21,14 @@ from netaug_fx.errors import ExportError, InputError, NetAugError
 from netaug_fx.passes import compare_outputs
 from netaug_fx.passes.compare_graphs import LabelledGraph, difference, from_modules, from_onnx, from_program
 from netaug_fx.passes.compare_modules import borrowed_tensors, check_class, check_modules, check_state
+from netaug_fx.passes.compare_split import check_fit
+from netaug_fx.passes.extract import extract
 from netaug_fx.passes.flatten import flat_model, with_batch
 from netaug_fx.passes.macs import MacCount, count
 from netaug_fx.passes.onnx_export import Capture, capture, write_onnx
 from netaug_fx.passes.report import Check, Report
 from netaug_fx.passes.untouched import untouched
-from netaug_fx.supernet import is_supernet
+from netaug_fx.supernet import control, is_supernet
 
 
 @dataclass
@@ -60,7 +62,7 @@ def verify(
 
     Args:
         tiny: The extracted model.
-        model: The model that was augmented.
+        model: The model that was augmented; or for a slim net the supernet that ``evolve`` returned.
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments. None looks for one.
         tolerance: How far ONNX Runtime's outputs may be from PyTorch's: relative to each value, plus the same
             fraction of the largest value. None takes 1e-4, and 2e-2 for half precision.
@@ -70,11 +72,15 @@ def verify(
     Returns:
         The report, with the checks "class", "state_dict", "modules", "forward" (the original's code with the tiny
         model's weights gives the tiny model's outputs), "graph", "parameters", "macs", and with ``onnx`` "onnx
-        structure", "onnx runtime" and "onnx argmax".
+        structure", "onnx runtime" and "onnx argmax". A slim net is held against one cut out of the supernet, and by
+        "fit hypothesis" against the dense net with the weights zeroed that lead from the reset hypothesis to it.
 
     Raises:
         InputError: ``tiny`` is a supernet, an argument is no module, or the inputs do not fit the original.
     """
+    supernet = model if _is_split(model) else None
+    if supernet is not None:
+        model = extract(supernet)
     _refuse(tiny, model, tolerance)
     inputs = _example(model, example_inputs)
     with contextlib.ExitStack() as stack:
@@ -85,6 +91,8 @@ def verify(
         pair.same_tensors = checks[-1].passed
         for name, run in _CHECKS.items():
             checks.append(_guarded(name, run, pair))
+        if supernet is not None:
+            checks.append(_guarded("fit hypothesis", check_fit, tiny, supernet, inputs, pair.tolerance))
         if onnx:
             checks += _onnx_checks(pair)
     counted = pair.counts[0] if pair.counts else None
@@ -98,6 +106,10 @@ def verify(
 
 
 # -- arguments -------------------------------------------------------------------------------------
+
+
+def _is_split(model: Any) -> bool:
+    return is_supernet(model) and control(model).split is not None
 
 
 def _refuse(tiny: nn.Module, model: nn.Module, tolerance: float | None) -> None:

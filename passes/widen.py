@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, STATISTIC, ElasticTensor
+from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, SHARED, STATISTIC, ElasticTensor
 from netaug_fx.elastic import STATE, Active, ForwardSource, ModuleState, elastic_class, integer_attributes
 from netaug_fx.passes.channels import Type
 from netaug_fx.passes.copying import copy_model
@@ -23,28 +23,40 @@ from netaug_fx.passes.plan import Plan
 from netaug_fx.passes.rewrite import rewrite
 
 
-def widen(model: nn.Module, analysis: Analysis, plan: Plan, *, seed: int = 0, mixin: type | None = None) -> nn.Module:
+def widen(
+    model: nn.Module,
+    analysis: Analysis,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    mixin: type | None = None,
+    shared_buffers: bool = False,
+) -> nn.Module:
     """Builds the supernet of ``model``; the model itself is not changed.
 
     Args:
-        model: The model that was analysed.
+        model: The model that was analysed, or a ``resize``d one, whose widths are then those of the plan's groups.
         analysis: What ``infer`` found.
         plan: Which groups grow.
         seed: Seeds the extra weights.
         mixin: A class to add behind the root's class (``netaug_fx.supernet.Supernet``).
+        shared_buffers: What forwards write into (norm statistics) grows as weights do, and is not the target's alone.
 
     Returns:
         A deep copy, an instance of the model's class, whose modules follow the widths of one shared ``Active``.
     """
-    return _Widening(model, analysis, plan, seed, mixin).run()
+    return _Widening(model, analysis, plan, seed, mixin, shared_buffers).run()
 
 
 class _Widening:
-    def __init__(self, model: nn.Module, analysis: Analysis, plan: Plan, seed: int, mixin: type | None) -> None:
+    def __init__(
+        self, model: nn.Module, analysis: Analysis, plan: Plan, seed: int, mixin: type | None, shared_buffers: bool
+    ) -> None:
         self.supernet = copy_model(model)
         self.analysis = analysis
         self.plan = plan
         self.mixin = mixin
+        self.shared_buffers = shared_buffers
         self.active = Active(plan.widest)
         self.generator = torch.Generator().manual_seed(seed)
         self.blocks: dict[int, list[Tensor]] = {}  # extra blocks by the id of the tensor they widen: tied ones share
@@ -69,13 +81,18 @@ class _Widening:
         if keeps_statistics and "track_running_stats" in module.__dict__:
             follows.add("track_running_stats")
         own_forward = module.__dict__.pop("forward", None) if forwards else None
-        constants = self.analysis.forwards[path].constants if forwards else {}
+        constants = self._constants(path, module) if forwards else {}
         state = ModuleState(path, self.active, tensors, integers, sizes, forwards, constants, own_forward)
         module.__dict__[STATE] = state
         module.__class__ = elastic_class(type(module), frozenset(tensors), frozenset(follows), bool(forwards), mixin)
 
+    def _constants(self, path: str, module: nn.Module) -> dict[str, Any]:
+        """Attributes that the rewritten forward holds; a ``resize``d layer tells other sizes than the analysed one."""
+        noted = self.analysis.forwards[path].constants
+        return {name: module.__dict__.get(name, value) for name, value in noted.items()}
+
     def _layout(self, t: Type) -> Layout:
-        return layout_of(t, self.plan.numbers)
+        return layout_of(t, self.plan.numbers, self.plan.base)
 
     # -- tensors -----------------------------------------------------------------------------------
 
@@ -89,10 +106,12 @@ class _Widening:
             layouts = tuple(self._layout(t) for t in self.analysis.tensors[full])
             dims = tuple(d for d, layout in enumerate(layouts) if groups_in(layout))
             mutated = full in self.analysis.mutated
-            if full in self.analysis.statistics or (keeps_statistics and mutated):
+            statistic = full in self.analysis.statistics or (keeps_statistics and mutated)
+            if statistic and not self.shared_buffers:
                 yield ElasticTensor(name, full, STATISTIC, layouts, (), (), ())
-            elif dims or mutated:
-                kind = PARAMETER if name in module._parameters else MUTATED if mutated else BUFFER
+            elif dims or mutated or statistic:
+                written = SHARED if self.shared_buffers else MUTATED
+                kind = PARAMETER if name in module._parameters else written if mutated or statistic else BUFFER
                 owner = self.analysis.owners[full]
                 contracted = tuple(d for d in dims if (owner, d) in self.analysis.readers)
                 extras = tuple(f"{name}_netaug{d}" for d in dims)

@@ -1,0 +1,180 @@
+"""Knowledge Evolution: a model split into a fit hypothesis, which is kept, and a reset one, which is drawn anew.
+
+Train the dense net, ``reset_``, train again: each such generation hands the fit hypothesis on. At the end it can stand
+by itself: ``extract`` cuts it out. ([KE]: Taha, Shrivastava and Davis, Knowledge Evolution in Neural Networks, CVPR
+2021, arXiv 2103.05152.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netaug_fx.api import Compiled, compile_model
+from netaug_fx.elastic import STATE, Active, ModuleState, elastic_class
+from netaug_fx.errors import CheckError, InputError, PlanError
+from netaug_fx.example_inputs import checked_model
+from netaug_fx.passes.channels import Var
+from netaug_fx.passes.check_real import check_target
+from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.graph import Group
+from netaug_fx.passes.observe import observe, outputs_of
+from netaug_fx.passes.plan import Plan, with_parents
+from netaug_fx.passes.resize import resize
+from netaug_fx.passes.widen import widen
+from netaug_fx.resetting import first_moments
+from netaug_fx.split import Split, dense_net, put_reset_part_, without_values
+from netaug_fx.supernet import Supernet, install, split_of
+
+KELS, WELS = "kels", "wels"
+
+
+def evolve(
+    model: nn.Module,
+    keep: float = 0.5,
+    method: str = KELS,
+    *,
+    example_inputs: Any = None,
+    pin: Sequence[str] = (),
+    seed: int = 0,
+) -> Supernet:
+    """Splits a model into the fit hypothesis, which generations hand on, and the reset one ([KE], section 3).
+
+    Args:
+        model: Any module; it is not changed.
+        keep: The part that is fit, above 0 and at most 1.
+        method: ``kels``: the first ``ceil(keep * C)`` channels of every group, inputs and outputs whole, each part of a
+            concatenation by itself, groups and heads kept whole: a slim net that can be cut out. ``wels``: each weight
+            with probability ``keep``; no slim net exists, and any module will do.
+        example_inputs: As for ``augment``; ``wels`` needs none.
+        pin: Globs of module paths whose tensors are fit as a whole.
+        seed: Seeds the masks of ``wels`` and what ``reset_`` draws.
+
+    Returns:
+        A supernet, an instance of the model's class. Within ``supernet.dense()`` it is the model; called as it is, the
+        slim net (of ``wels``: the model, too). Both share the fit weights and the norms' running statistics.
+
+    Raises:
+        InputError: an argument cannot be used.
+        TraceError: the model does not run on the example inputs.
+        PlanError: no width of the model can be cut.
+        CheckError: the supernet does not reproduce the model (never handed over).
+
+    Example:
+        >>> import torch, netaug_fx
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+        >>> supernet = netaug_fx.evolve(model, keep=0.5)
+        >>> x = torch.randn(1, 3, 16, 16)
+        >>> with supernet.dense():
+        ...     bool((supernet(x) == model(x)).all())
+        True
+        >>> netaug_fx.reset_(supernet)
+        >>> netaug_fx.extract(supernet)
+        Sequential(
+          (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+          (1): ReLU()
+          (2): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
+        )
+    """
+    checked_model(model)
+    if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 < keep <= 1:
+        raise InputError(f"keep must be above 0 and at most 1: the part that is fit, not {keep!r}")
+    if method not in _METHODS:
+        raise InputError(f"method must be {' or '.join(map(repr, _METHODS))}, not {method!r}")
+    return _METHODS[method](model, float(keep), example_inputs, pin, seed)
+
+
+# -- by channels -----------------------------------------------------------------------------------
+
+
+def _kels(model: nn.Module, keep: float, example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
+    found = compile_model(model, _a_little_wider, example_inputs=example_inputs, pin=pin, seed=seed, allow_nothing=True)
+    sizes = {var: _kept(var.size, keep) for var in found.plan.numbers if _kept(var.size, keep) < var.size}
+    if not sizes and keep < 1:
+        reasons = dict.fromkeys(f"{pin.tensor} dim {pin.dim}: {pin.reason}" for pin in found.plan.pins)
+        shown = "; ".join(list(reasons)[:5]) or "every width is one channel"
+        raise PlanError(
+            f"no width of {type(model).__name__} can be cut to keep={keep:g} ({shown}); method='wels' splits any model"
+        )
+    slim = resize(model, found.analysis, sizes)
+    supernet = widen(slim, found.analysis, _plan(found.plan, sizes), seed=seed, mixin=Supernet, shared_buffers=True)
+    assert isinstance(supernet, Supernet)
+    mixing = ", ".join(dict.fromkeys(f"{m.op} in {m.module or 'the model'}" for m in found.analysis.mixing))
+    split = Split(KELS, keep, without_values(model), first_moments(model), mixing=mixing)
+    install(supernet, _plan(found.plan, sizes).groups, found.plan.pins, seed, split)
+    put_reset_part_(supernet, split, model)
+    _check(supernet, slim, found)
+    return supernet
+
+
+def _a_little_wider(group: Group) -> float:
+    """The types are checked on nets that are wider: enough for no two widths to be mistaken for one another."""
+    return max(1.5, (group.width + 3) / group.width)
+
+
+def _kept(width: int, keep: float) -> int:
+    return math.ceil(round(keep * width, 9))  # 0.55 * 20 is 11.000000000000002
+
+
+def _plan(found: Plan, sizes: dict[Var, int]) -> Plan:
+    """The plan of a supernet whose target is the slim net, and whose widest net is the model."""
+    groups = [
+        replace(found.groups[found.numbers[var]], width=size, choices=(size, var.size)) for var, size in sizes.items()
+    ]
+    numbers = {var: number for number, var in enumerate(sizes)}
+    return replace(found, groups=tuple(groups), numbers=numbers)
+
+
+def _check(supernet: Supernet, slim: nn.Module, found: Compiled) -> None:
+    """The target is the slim net, and the dense pass the model, bit for bit.
+
+    Raises:
+        CheckError: one of them is not.
+    """
+    check_target(supernet, observe(slim, found.inputs), found.inputs)
+    copied = copy_model(supernet)
+    for training in (False, True):
+        with Supernet.dense(copied):
+            outputs = outputs_of(copied, found.inputs, training)
+        expected = found.observed.outputs[training]
+        same = len(outputs) == len(expected) and all(map(_same, outputs, expected))
+        own = dict(dense_net(copied, split_of(copied)).named_buffers(remove_duplicate=False))
+        if not same or not all(_same(own[name], value) for name, value in found.observed.buffers[training].items()):
+            mode = "training" if training else "evaluation"
+            raise CheckError(f"the dense net differs from {type(supernet).__name__} in {mode} mode; please report it")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+
+
+# -- by single weights -----------------------------------------------------------------------------
+
+
+def _wels(model: nn.Module, keep: float, _example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
+    supernet = copy_model(model)
+    supernet.__dict__[STATE] = ModuleState("", Active(()), {}, {})
+    supernet.__class__ = elastic_class(type(supernet), frozenset(), frozenset(), False, Supernet)
+    generator = torch.Generator().manual_seed(seed)
+    masks = {
+        name: (torch.rand(parameter.shape, generator=generator) < keep) | _pinned(model, name, pin)
+        for name, parameter in model.named_parameters()
+    }
+    install(supernet, (), (), seed, Split(WELS, keep, without_values(model), first_moments(model), masks))
+    assert isinstance(supernet, Supernet)
+    return supernet
+
+
+def _pinned(model: nn.Module, name: str, pin: Sequence[str]) -> bool:
+    path = name.rpartition(".")[0]
+    return any(fnmatchcase(prefix, pattern) for pattern in pin for prefix in with_parents(path))
+
+
+_METHODS: dict[str, Callable[[nn.Module, float, Any, Sequence[str], int], Supernet]] = {KELS: _kels, WELS: _wels}

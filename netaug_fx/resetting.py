@@ -1,0 +1,101 @@
+"""Reset: the reset hypothesis of a split model drawn anew, for the next generation of Knowledge Evolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.random import fork_rng
+
+from netaug_fx.errors import InputError
+from netaug_fx.split import Split, dense_net, put_reset_part_
+from netaug_fx.supernet import control, split_of
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def reset_(
+    supernet: nn.Module, *, initialise: Callable[[nn.Module], object] | None = None, reset_norm: bool = False
+) -> None:
+    """Draws the reset hypothesis anew, in place; the fit weights stay bit for bit ([KE], section 3).
+
+    Random numbers follow from the seed given to ``evolve`` and from how many resets there were, which travels in the
+    state_dict; the global generators are left alone.
+
+    Args:
+        supernet: What ``evolve`` returned.
+        initialise: Called with the dense net, initialises it in place as the model does when it is made; its reset
+            hypothesis is then taken over. By default each layer's ``reset_parameters``; parameters of modules without
+            it are drawn uniformly, with the mean and standard deviation that they had when the model was split.
+        reset_norm: Reset norms, too: their affine parameters and running statistics. By default they go on.
+
+    Raises:
+        InputError: it is no supernet of ``evolve``, it is within a pass, or ``initialise`` gave a tensor another shape.
+    """
+    own, split = control(supernet), split_of(supernet)
+    if own.active.widths is not None:
+        raise InputError("reset_ was called within dense(): leave the context first")
+    before = dense_net(supernet, split)
+    fresh = dense_net(supernet, split)
+    with fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+        torch.manual_seed((own.seed * 2**32 + own.draws) % 2**63)
+        own.draws += 1
+        if initialise is None:
+            _initialise_(fresh, split)
+        else:
+            initialise(fresh)
+    _require_same_shapes(fresh, before)
+    if not reset_norm:
+        _take_norms_from_(fresh, before)
+    put_reset_part_(supernet, split, fresh)
+
+
+def _initialise_(net: nn.Module, split: Split) -> None:
+    """Children before their parents, since a parent may initialise them in another way than they do themselves."""
+    for path, module in reversed(list(net.named_modules())):
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+            continue
+        for name, parameter in module.named_parameters(path, recurse=False):
+            mean, deviation = split.first[name]
+            bound = math.sqrt(3.0) * deviation
+            parameter.uniform_(-bound, bound).add_(mean)
+
+
+def _take_norms_from_(net: nn.Module, source: nn.Module) -> None:
+    for module, other in zip(net.modules(), source.modules(), strict=True):
+        if _is_norm(module):
+            module.load_state_dict(other.state_dict())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A norm of torch, or a module of the user's own whose parameters are all vectors, which scale and shift."""
+    own = list(module.parameters(recurse=False))
+    of_the_user = not type(module).__module__.startswith("torch.nn.")
+    return isinstance(module, _NORMS) or (of_the_user and bool(own) and all(p.dim() <= 1 for p in own))
+
+
+def _require_same_shapes(fresh: nn.Module, before: nn.Module) -> None:
+    shapes = [
+        {name: tuple(p.shape) for name, p in net.named_parameters(remove_duplicate=False)} for net in (before, fresh)
+    ]
+    for name, shape in shapes[0].items():
+        if shapes[1].get(name) != shape:
+            raise InputError(
+                f"initialise must fill the parameters of the net that it is given, and changed {name!r} from "
+                f"{list(shape)} to {list(shapes[1].get(name, ()))}"
+            )
+
+
+def first_moments(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of every parameter, by name."""
+    return {name: _moments(parameter.detach()) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    if not values.numel():
+        return 0.0, 0.0
+    return values.double().mean().item(), values.double().std(correction=0).item()
