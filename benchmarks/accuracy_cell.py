@@ -32,8 +32,9 @@ from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.data import load_task, make_loaders
 from netaug_fx.training.engine import train_arm
 from netaug_fx.training.interrupt import Interrupted, StopRequest
+from netaug_fx.training.methods import method_of
 from netaug_fx.training.progress import Silent
-from netaug_fx.training.run import weights_metadata
+from netaug_fx.training.run_folder import weights_metadata
 from netaug_fx.training.teacher import load_teacher
 
 CALIBRATION_IMAGES = 4096
@@ -142,7 +143,7 @@ def _train(config: TrainConfig, folder: Path, statistics: str, tell: Tell) -> Ce
     net = build_net(config, task, name)
     if statistics != "own":
         share_statistics_(net)
-    arm = CellArm(name, config, task, accelerator, net, folder, teacher)
+    arm = CellArm(name, config, task, accelerator, net, folder, method_of(net, config), teacher)
     arm.calibrates = statistics == "calibrated"
     arm.restore()
     progress = _Teller(tell)

@@ -189,9 +189,9 @@ def make_cell(
     settings |= {"optim.epochs": epochs, "optim.warmup_epochs": WARMUP * epochs, "optim.lr": lr, "seed": seed}
     if settings["data.name"] == "glyphs":
         settings["data.train_samples"] = each
-    config, then = load_config(None, settings), None
+    config, then = load_config(TrainConfig, None, settings), None
     if task.then and role != "teacher":
-        then = load_config(None, _second_settings(regime, task, settings))
+        then = load_config(TrainConfig, None, _second_settings(regime, task, settings))
     cell = Cell(regime, name, role, lr, seed, steps, config, then, method.statistics)
     return cell if role != "teacher" else _kept(cell, cache)
 

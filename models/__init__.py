@@ -1,4 +1,4 @@
-"""The zoo: the five targets of the NetAug paper, ResNets as the large-net control, and a net for 8x8 digits."""
+"""The zoo: the five targets of the NetAug paper, ResNets for large and for small images, and a net for 8x8 digits."""
 
 from netaug_fx.models.digits import digits_net
 from netaug_fx.models.mcunet import mcunet
@@ -7,8 +7,10 @@ from netaug_fx.models.mobilenet_v3 import mobilenet_v3_035
 from netaug_fx.models.proxylessnas import proxylessnas_035
 from netaug_fx.models.registry import create, names, register
 from netaug_fx.models.resnet import resnet18, resnet34, resnet50
+from netaug_fx.models.resnet_cifar import ResNetCifar, resnet20, resnet56
 
 __all__ = [
+    "ResNetCifar",
     "create",
     "digits_net",
     "mcunet",
@@ -19,6 +21,8 @@ __all__ = [
     "proxylessnas_035",
     "register",
     "resnet18",
+    "resnet20",
     "resnet34",
     "resnet50",
+    "resnet56",
 ]

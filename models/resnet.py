@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
 Block = type[BasicBlock] | type[Bottleneck]
 
 
-def _stage(block: Block, in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
+def stage(block: Block, in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
     """``depth`` blocks of one width; the first changes width and resolution."""
     later = [block(width * block.expansion, width, stride=1) for _ in range(depth - 1)]
     return nn.Sequential(block(in_channels, width, stride), *later)
@@ -120,10 +120,10 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         expansion = block.expansion
-        self.layer1 = _stage(block, 64, 64, depths[0], stride=1)
-        self.layer2 = _stage(block, 64 * expansion, 128, depths[1], stride=2)
-        self.layer3 = _stage(block, 128 * expansion, 256, depths[2], stride=2)
-        self.layer4 = _stage(block, 256 * expansion, 512, depths[3], stride=2)
+        self.layer1 = stage(block, 64, 64, depths[0], stride=1)
+        self.layer2 = stage(block, 64 * expansion, 128, depths[1], stride=2)
+        self.layer3 = stage(block, 128 * expansion, 256, depths[2], stride=2)
+        self.layer4 = stage(block, 256 * expansion, 512, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.dropout = dropout_layer(dropout)

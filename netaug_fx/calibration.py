@@ -29,8 +29,8 @@ def calibrate_(supernet: nn.Module, loader: Iterable[Any], widths: Mapping[str, 
         widths: Width by group name, as for ``augmented``; the target's by default.
 
     Raises:
-        InputError: not a supernet, one of ``evolve``, or one within ``augmented``; unknown groups or widths out of range; a norm without
-            momentum; or a loader without batches (the statistics are then left as they were).
+        InputError: not a supernet, one of ``evolve``, or one within ``augmented``; unknown groups or widths out of
+            range; a norm without momentum; or a loader without batches (the statistics are then left as they were).
     """
     own = control(supernet)
     if own.split is not None:

@@ -20,9 +20,10 @@ from netaug_fx.errors import CheckpointError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import ArmState, load_state, rng_state, save_state, save_weights, set_rng_state
-from netaug_fx.training.config import ArmName, TrainConfig
+from netaug_fx.training.config import ArmName, RunConfig, TrainConfig
 from netaug_fx.training.data import Task, make_loaders
 from netaug_fx.training.initialise import initialise_at_widest_
+from netaug_fx.training.methods import Plain
 from netaug_fx.training.model_loading import load_model
 from netaug_fx.training.schedule import scaled_rate
 from netaug_fx.training.settings import OptimConfig
@@ -39,12 +40,7 @@ def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
     Returns:
         The plain net, or for ``netaug`` the supernet around it.
     """
-    set_seed(config.seed)
-    model = config.model
-    net = load_model(model.name, num_classes=len(task.classes), in_channels=task.channels, kwargs=model.kwargs)
-    if model.weights is not None:
-        with fork_rng(devices=[]):  # looking for the classifier makes another net
-            start_from(net, model, task.classes, task.channels)
+    net = plain_net(config, task)
     if arm == "baseline" or config.netaug.ratio is None:
         return net
     supernet: nn.Module = netaug_fx.augment(
@@ -59,6 +55,17 @@ def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
     if config.netaug.initialise == "widest":
         initialise_at_widest_(supernet)
     return supernet
+
+
+def plain_net(config: RunConfig, task: Task) -> nn.Module:
+    """The net that the settings name, with its first weights, which the seed alone decides."""
+    set_seed(config.seed)
+    model = config.model
+    net = load_model(model.name, num_classes=len(task.classes), in_channels=task.channels, kwargs=model.kwargs)
+    if model.weights is not None:
+        with fork_rng(devices=[]):  # looking for the classifier makes another net
+            start_from(net, model, task.classes, task.channels)
+    return net
 
 
 def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
@@ -91,6 +98,7 @@ class Arm:
 
     Attributes:
         net: The plain net or the supernet.
+        method: Which passes a step makes.
         accelerator: accelerate's `Accelerator`, which is not typed.
         wrapped: The net as accelerate runs it.
         average: The running average of the target, where one is asked for.
@@ -100,12 +108,13 @@ class Arm:
         best: Validation accuracy of the best epoch so far; None before the first.
     """
 
-    name: ArmName
-    config: TrainConfig
+    name: str
+    config: RunConfig
     task: Task
     accelerator: Any
     net: nn.Module
     folder: Path
+    method: Plain
     teacher: Teacher | None = None
     epoch: int = 0
     batch: int = 0
@@ -116,7 +125,9 @@ class Arm:
 
     def __post_init__(self) -> None:
         optim = self.config.optim
-        train, self.order, val = make_loaders(self.task, self.config.data, self.config.seed)
+        train, self.order, val = make_loaders(
+            self.task, self.config.data, self.config.seed, in_pairs=self.method.in_pairs
+        )
         self.fingerprint = _fingerprint(self.config, self.net)
         optimizer = make_optimizer(self.net, optim)
         self.wrapped, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
@@ -223,7 +234,7 @@ class Arm:
         set_rng_state(state.rng[self.accelerator.process_index])
 
 
-def _fingerprint(config: TrainConfig, net: nn.Module) -> str:
+def _fingerprint(config: RunConfig, net: nn.Module) -> str:
     """Identifies what decides the weights: settings, and the names and shapes of the net's tensors."""
     free = {"device", "threads", "opset", "arms", "keep", "tracking"}
     settings: Mapping[str, Any] = config.model_dump(mode="json", exclude=free)

@@ -1,4 +1,4 @@
-"""The settings of a training run: typed, each with a description and a default, unknown names refused.
+"""The settings of a run: typed, each with a description and a default, unknown names refused.
 
 Precedence is command line, then ``--config`` (a YAML file or a recipe), then the defaults. The resolved settings are
 written to ``config.yaml`` of the run folder, which can be given to ``--config`` again.
@@ -9,21 +9,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from netaug_fx.errors import InputError
 from netaug_fx.training.data.config import DataConfig
-from netaug_fx.training.recipes import read_settings
+from netaug_fx.training.recipes import merged, read_settings
 from netaug_fx.training.section import Section
 from netaug_fx.training.settings import (
+    DeliverConfig,
     DistillConfig,
     KeepConfig,
     ModelConfig,
     NetAugConfig,
     OptimConfig,
+    SplitConfig,
     TrackingConfig,
 )
 
@@ -44,27 +46,24 @@ FLAGS = {
     "optim.precision": "--precision",
     "optim.epochs": "--epochs",
     "optim.lr": "--lr",
+    "evolve.keep": "--keep",
+    "evolve.method": "--method",
+    "evolve.generations": "--generations",
+    "evolve.loss": "--loss",
     "arms": "--arms",
     "seed": "--seed",
     "opset": "--opset",
 }
 
 
-class TrainConfig(Section):
-    """Everything that decides the result of a run."""
+class RunConfig(Section):
+    """What decides the result of any run."""
 
     model: ModelConfig = Field(default=ModelConfig(), description="The net.")
     data: DataConfig = Field(default=DataConfig(), description="The images.")
-    netaug: NetAugConfig = Field(default=NetAugConfig(), description="Network Augmentation.")
-    distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
     optim: OptimConfig = Field(default=OptimConfig(), description="The optimizer and its schedule.")
     keep: KeepConfig = Field(default=KeepConfig(), description="Checkpoints.")
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="Metrics for others.")
-    arms: list[ArmName] = Field(
-        default=["baseline", "netaug"],
-        min_length=1,
-        description="What to train, from the same seed, for the same number of steps: `baseline`, `netaug`, or both.",
-    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Decides initial weights, data order and drawn widths.")
     device: Literal["auto", "cpu"] = Field(default="auto", description="`auto` uses an accelerator where there is one.")
     threads: int | None = Field(
@@ -73,7 +72,26 @@ class TrainConfig(Section):
         description="CPU threads of torch; unset: 1 for digits, where more only get in each other's way, else torch's "
         "own. Results are the same bit for bit only for the same number.",
     )
-    opset: int | None = Field(default=None, ge=1, description="ONNX opset of `tiny.onnx`; unset: the exporter's own.")
+    opset: int | None = Field(
+        default=None, ge=1, description="ONNX opset of what is exported; unset: the exporter's own."
+    )
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that `load_config` reads back."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+class TrainConfig(RunConfig):
+    """The settings of ``netaug-fx train``."""
+
+    netaug: NetAugConfig = Field(default=NetAugConfig(), description="Network Augmentation.")
+    distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
+    keep: DeliverConfig = Field(default=DeliverConfig(), description="Checkpoints.")
+    arms: list[ArmName] = Field(
+        default=["baseline", "netaug"],
+        min_length=1,
+        description="What to train, from the same seed, for the same number of steps: `baseline`, `netaug`, or both.",
+    )
 
     @model_validator(mode="after")
     def _arms_fit(self) -> TrainConfig:
@@ -97,19 +115,42 @@ class TrainConfig(Section):
         """The arms to train: without a ratio there is nothing to augment, so only the baseline."""
         return tuple(arm for arm in self.arms if arm == "baseline" or self.netaug.ratio is not None)
 
-    def to_yaml(self) -> str:
-        """The settings as YAML that `load_config` reads back."""
-        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+class EvolveConfig(RunConfig):
+    """The settings of ``netaug-fx evolve``; ``optim`` is that of each generation."""
+
+    model: ModelConfig = Field(default=ModelConfig(name="resnet20"), description="The net.")
+    data: DataConfig = Field(default=DataConfig(batch_size=32), description="The images.")
+    optim: OptimConfig = Field(
+        default=OptimConfig(epochs=20, weight_decay=1e-4, label_smoothing=0.1),
+        description="The optimizer and its schedule, anew in each generation.",
+    )
+    evolve: SplitConfig = Field(default=SplitConfig(), description="Knowledge Evolution.")
+
+    @model_validator(mode="after")
+    def _generations_fit(self) -> EvolveConfig:
+        if self.optim.average is not None:
+            raise ValueError(
+                "optim.average is for netaug-fx train: generations hand the weights themselves on, not their average"
+            )
+        if self.optim.mixup and self.evolve.loss != "labels":
+            raise ValueError(f"optim.mixup leaves images of no one class, which evolve.loss: {self.evolve.loss} needs")
+        return self
+
+
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def load_config(
+    kind: type[Config],
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
-) -> TrainConfig:
+) -> Config:
     """Resolve the settings of a run.
 
     Args:
+        kind: What kind of run.
         file: YAML file or the name of a recipe, or None for the defaults.
         overrides: dotted names such as ``{"optim.lr": 0.1}``; they win over the file.
         defaults: dotted names likewise; the file wins over them.
@@ -117,7 +158,7 @@ def load_config(
     Raises:
         InputError: the file cannot be read, a name is unknown, or a value is out of range; names the setting.
     """
-    settings = read_settings(file) if file is not None else {}
+    settings = merged(_section_defaults(kind), read_settings(file) if file is not None else {})
     for name, value in (defaults or {}).items():
         section, field = _place(settings, name, file)
         section.setdefault(field, value)
@@ -125,9 +166,16 @@ def load_config(
         section, field = _place(settings, name, file)
         section[field] = value
     try:
-        return TrainConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(error, file))) from None
+        raise InputError("\n".join(_explain(error, kind, file))) from None
+
+
+def _section_defaults(kind: type[RunConfig]) -> dict[str, Any]:
+    """Where a kind of run has defaults of its own: they hold beside other settings of the section, too."""
+    sections = {name: field.default for name, field in kind.model_fields.items()}
+    found = {name: s.model_dump(exclude_unset=True) for name, s in sections.items() if isinstance(s, BaseModel)}
+    return {name: values for name, values in found.items() if values}
 
 
 def _place(settings: dict[str, Any], name: str, file: Path | None) -> tuple[dict[str, Any], str]:
@@ -142,9 +190,9 @@ def _place(settings: dict[str, Any], name: str, file: Path | None) -> tuple[dict
     return place, field
 
 
-def _explain(error: ValidationError, file: Path | None) -> Iterator[str]:
+def _explain(error: ValidationError, kind: type[RunConfig], file: Path | None) -> Iterator[str]:
     """One line for each setting that is wrong: its name, what was found, what is expected, what to do."""
-    known = dict(setting_names())
+    known = dict(setting_names(kind))
     source = f" in {file}" if file is not None else ""
     expected: dict[str, list[str]] = {}
     found: dict[str, str] = {}
@@ -174,7 +222,7 @@ def _close_names(name: str, known: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys([*same_leaf, *difflib.get_close_matches(name, known, n=3, cutoff=0.6)]))
 
 
-def setting_names(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every setting as (dotted name, description), in order."""
     for name, field in model.model_fields.items():
         kind = field.annotation

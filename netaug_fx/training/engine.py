@@ -1,7 +1,6 @@
 """The training loop, on accelerate: one arm of a run, from its first step or from a checkpoint to its last epoch.
 
-A step with augmentation is ``netaug_fx.step``: ``L(target) + alpha * L(wider net)`` (Cai et al., ICLR 2022,
-equation 2).
+Which passes a step makes is the arm's method (`methods`).
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-import netaug_fx
 from netaug_fx.errors import RunError
-from netaug_fx.supernet import control
 from netaug_fx.training.arm import SUMS, Arm
 from netaug_fx.training.data import Batch
 from netaug_fx.training.interrupt import Interrupted, StopRequest
+from netaug_fx.training.methods import NetAug
 from netaug_fx.training.progress import Progress
-from netaug_fx.training.schedule import in_phase_one, learning_rate
+from netaug_fx.training.schedule import learning_rate
 
 CHECK_STEPS = 50
 """Steps between two looks at the loss on an accelerator, where a look waits for all that is under way."""
@@ -68,19 +65,15 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
 def _train_epoch(arm: Arm) -> Iterator[None]:
     """The rest of the current epoch, step by step."""
     config = arm.config
-    phase_one = in_phase_one(arm.epoch, epochs=config.optim.epochs, phase_two=config.netaug.phase_two)
-    # Before the first epoch there is nothing to sort by: extra channels are as they were drawn.
-    if arm.name == "netaug" and config.netaug.sort and phase_one and arm.batch == 0 and arm.epoch > 0:
-        netaug_fx.sort_channels_(arm.net, arm.optimizer.optimizer)
-        if arm.average is not None:
-            arm.average.restart()
+    if arm.batch == 0:
+        arm.method.start_epoch(arm)
     # Processes take batches in turn, so as many are gone as all have taken.
     arm.order.epoch, arm.order.start = arm.epoch, arm.batch * arm.accelerator.num_processes
     arm.wrapped.train()
     batches = iter(arm.train_loader)
     for _ in range(arm.batch // config.optim.accumulate, arm.epoch_steps):
         _set_rate(arm)
-        _step(arm, batches, None if phase_one else _kinds_of_phase_two(arm))
+        _step(arm, batches)
         if _looks(arm):
             _require_finite(arm)
         yield
@@ -89,13 +82,6 @@ def _train_epoch(arm: Arm) -> Iterator[None]:
 def _looks(arm: Arm) -> bool:
     """Whether to look at the loss, and to ask the other processes, after this step."""
     return arm.accelerator.device.type == "cpu" or arm.step % CHECK_STEPS == 0
-
-
-def _kinds_of_phase_two(arm: Arm) -> set[str] | None:
-    """Inner groups alone; all where there are none, or the wider net would be the target over again."""
-    if arm.name == "netaug" and any(group.kind == "inner" for group in control(arm.net).groups):
-        return {"inner"}
-    return None
 
 
 def _set_rate(arm: Arm) -> None:
@@ -110,13 +96,13 @@ def _set_rate(arm: Arm) -> None:
         group["lr"] = rate
 
 
-def _step(arm: Arm, batches: Iterator[Batch], kinds: set[str] | None) -> None:
+def _step(arm: Arm, batches: Iterator[Batch]) -> None:
     """One optimizer step on the next batches."""
     optim = arm.config.optim
     for left in reversed(range(optim.accumulate)):
         # Only the last batch communicates.
         with arm.accelerator.no_sync(arm.wrapped) if left else nullcontext():
-            arm.sums += _gradients(arm, next(batches), kinds)
+            arm.sums += _gradients(arm, next(batches))
             arm.batch += 1
     if optim.clip_norm is not None:
         arm.accelerator.clip_grad_norm_(arm.net.parameters(), optim.clip_norm)
@@ -127,8 +113,8 @@ def _step(arm: Arm, batches: Iterator[Batch], kinds: set[str] | None) -> None:
     arm.step += 1
 
 
-def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
-    """Forward and backward of the target, then of wider nets drawn from ``kinds`` of groups; what adds to the sums."""
+def _gradients(arm: Arm, batch: Batch) -> Tensor:
+    """Forward and backward of all passes that the arm's method makes; what adds to the sums."""
     images, labels = batch
     share, partners = _mixture(arm, len(labels))
     if share < 1:
@@ -143,18 +129,13 @@ def _gradients(arm: Arm, batch: Batch, kinds: set[str] | None) -> Tensor:
     def loss_of(net: nn.Module) -> tuple[Tensor, Tensor]:
         logits = net(images)
         loss = mixed(lambda y: F.cross_entropy(logits, y, label_smoothing=arm.config.optim.label_smoothing))
-        if arm.teacher is not None and not _is_wider(arm):
+        if arm.teacher is not None and arm.method.is_taught(arm):
             with arm.accelerator.autocast():
                 loss = loss + arm.teacher.loss(logits, images)
         return loss, logits
 
-    if arm.name == "baseline":
-        loss, logits = loss_of(arm.wrapped)
-        backward(loss)
-        augmented_loss = torch.zeros((), device=loss.device)
-    else:
-        done = netaug_fx.step(arm.wrapped, loss_of, backward=backward, **_step_options(arm, kinds))
-        loss, logits, augmented_loss = done.loss, done.output, torch.stack(done.augmented).mean()
+    loss, logits, augmented = arm.method.gradients(arm, batch, loss_of, backward)
+    augmented_loss = torch.zeros((), device=loss.device) if augmented is None else augmented
     correct = mixed(lambda y: (logits.detach().argmax(1) == y).sum())
     count = len(labels)
     values = [loss.detach() * count, augmented_loss * count, correct, torch.tensor(count, device=loss.device)]
@@ -173,23 +154,6 @@ def _mixture(arm: Arm, count: int) -> tuple[float, Tensor]:
     return float(draw.beta(alpha, alpha)), torch.from_numpy(draw.permutation(count)).to(arm.accelerator.device)
 
 
-def _step_options(arm: Arm, kinds: set[str] | None) -> dict[str, Any]:
-    netaug, distill = arm.config.netaug, arm.config.distill
-    return {
-        "no_sync": lambda: arm.accelerator.no_sync(arm.wrapped),
-        "alpha": netaug.alpha,
-        "draws": netaug.draws,
-        "kinds": kinds,
-        "pool": netaug.pool,
-        "distill": netaug_fx.Distillation(distill.weight, distill.temperature) if distill.in_place else None,
-        "project": distill.project,
-    }
-
-
-def _is_wider(arm: Arm) -> bool:
-    return arm.name == "netaug" and control(arm.net).active.widths is not None
-
-
 def _end_epoch(arm: Arm) -> None:
     """Validate, add a row to the history, and set the counters to the start of the next epoch."""
     reduced = arm.accelerator.reduce(arm.sums, reduction="sum").cpu()
@@ -202,9 +166,9 @@ def _end_epoch(arm: Arm) -> None:
         "train_loss": sums["loss"] / images,
         "train_accuracy": sums["correct"] / images,
     }
-    if arm.name == "netaug":
+    if isinstance(arm.method, NetAug):
         row["augmented_loss"] = sums["augmented_loss"] / images
-    arm.history.append(row | evaluate(arm))
+    arm.history.append(row | arm.method.validate(arm, lambda: evaluate(arm)))
     arm.epoch += 1
     arm.batch = 0
     arm.sums = arm.no_sums()
@@ -212,7 +176,7 @@ def _end_epoch(arm: Arm) -> None:
 
 @torch.no_grad()
 def evaluate(arm: Arm) -> dict[str, float]:
-    """Loss and accuracy of the target on the validation images (micro average, in eval mode)."""
+    """Loss and accuracy of the net that is judged on the validation images (micro average, in eval mode)."""
     accuracy = MulticlassAccuracy(num_classes=len(arm.task.classes), average="micro", sync_on_compute=False)
     accuracy.to(arm.accelerator.device)
     loss_sum, count = 0.0, 0

@@ -75,6 +75,27 @@ def _loss_curves(history: Mapping[str, Rows], phase_change: int | None) -> str:
     return _svg(figure, "loss")
 
 
+def generation_curves(generations: Rows, control: float | None, chance: float) -> str:
+    """Accuracy of the dense and of the slim net at the end of each generation, and of the control."""
+    with mpl.rc_context(STYLE):
+        return _generation_curves(generations, control, chance)
+
+
+def _generation_curves(generations: Rows, control: float | None, chance: float) -> str:
+    figure, axes = _axes("accuracy", None)
+    axes.set_xlabel("generation")
+    numbers = range(1, len(generations) + 1)
+    for key, label, colour in (("dense", "dense net", "#2563eb"), ("slim", "slim net", "#f59e0b")):
+        if all(key in row for row in generations):
+            axes.plot(numbers, [row[key] for row in generations], color=colour, marker="o", markersize=4, label=label)
+    if control is not None:
+        axes.axhline(control, color="#64748b", linewidth=1.2, linestyle="--", label="one run, as many epochs")
+    axes.axhline(chance, color="#cbd5e1", linewidth=1, linestyle=":", label="chance")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.legend(loc="lower right")
+    return _svg(figure, "generations")
+
+
 def _axes(label: str, phase_change: int | None) -> tuple[Figure, Any]:
     figure = Figure(figsize=(5.6, 3.3), layout="constrained")
     axes = figure.add_subplot()

@@ -40,7 +40,7 @@ def _read(name: Path, below: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise InputError(f"--config {file}: {EXTENDS!r} must be the name of a file or recipe, not {base!r}")
     beside = file.parent / base
-    return _merged(_read(beside if beside.is_file() else Path(base), (*below, str(file))), settings)
+    return merged(_read(beside if beside.is_file() else Path(base), (*below, str(file))), settings)
 
 
 def _folder() -> Any:
@@ -82,11 +82,11 @@ def _parsed(file: Path) -> dict[str, Any]:
 _WHOLE = frozenset({"ratio", "kwargs", "teacher_kwargs"})
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections are merged, settings replaced."""
-    merged = dict(below)
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others laid over them: sections are merged, settings replaced."""
+    together = dict(below)
     for name, value in above.items():
-        old = merged.get(name)
+        old = together.get(name)
         both = isinstance(old, dict) and isinstance(value, dict) and name not in _WHOLE
-        merged[name] = _merged(old, value) if both else value  # type: ignore[arg-type]
-    return merged
+        together[name] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return together

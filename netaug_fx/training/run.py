@@ -15,39 +15,43 @@ A run folder holds::
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.accelerator import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils.operations import broadcast_object_list
+from accelerate.state import PartialState
 from torch import Tensor, nn
 
 import netaug_fx
-from netaug_fx.atomic import write_text
-from netaug_fx.errors import DataError, InputError, RunError
+from netaug_fx.errors import DataError
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.passes.verify import verify
 from netaug_fx.supernet import control
 from netaug_fx.training.arm import Arm, build_net
 from netaug_fx.training.checkpoint import load_weights, put_weights, save_weights, writing
-from netaug_fx.training.config import TrainConfig, load_config
-from netaug_fx.training.data import Task, load_task, make_loaders, own_side
+from netaug_fx.training.config import TrainConfig
+from netaug_fx.training.data import Task, load_task, make_loaders
 from netaug_fx.training.engine import train_arm
 from netaug_fx.training.interrupt import StopRequest
-from netaug_fx.training.model_loading import check_outputs, load_model, natural_input_shape
+from netaug_fx.training.methods import method_of
+from netaug_fx.training.model_loading import check_outputs
 from netaug_fx.training.progress import make_progress
 from netaug_fx.training.report import ArmResult, make_report, verdict, write_report
+from netaug_fx.training.run_folder import (
+    accelerator_for,
+    free_folder,
+    make_folder,
+    resolved,
+    settings_of,
+    tidy_folder,
+    torch_threads,
+    weights_metadata,
+    write_metrics,
+)
 from netaug_fx.training.teacher import load_teacher
 from netaug_fx.training.tracking import Tracking, check_tracking
 
@@ -64,15 +68,6 @@ METRICS = (
 )
 
 
-def default_folder(config: TrainConfig) -> Path:
-    """``runs/<model>-<data>-<timestamp>``, with a number at the end where two runs start in one second."""
-    words = [config.model.name.rsplit(":", 1)[-1], Path(config.data.name).resolve().name]
-    slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word) for word in words)
-    base = Path("runs") / f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = (base.with_name(f"{base.name}-{n}") if n else base for n in range(1000))
-    return next(folder for folder in candidates if not folder.exists())
-
-
 def start(config: TrainConfig, folder: Path | None = None) -> Path:
     """Train in a new folder and return it.
 
@@ -82,23 +77,12 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had.
     """
-    accelerator = _accelerator(config)
-    # Every process has the clock of its own in the default name; the first one's counts.
-    (folder,) = broadcast_object_list([folder or default_folder(config)])
-    if folder.exists():
-        raise RunError(
-            f"run folder {folder} exists, and nothing is overwritten. Give another --out, or continue that run with "
-            f"--resume {folder}."
-        )
+    accelerator = accelerator_for(config)
+    folder = free_folder(config, folder)
     # Everything that can be wrong with the request is found before a folder is made.
     config = resolved(config)
     task = prepare(config)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        with writing(folder):
-            (folder / "checkpoints").mkdir(parents=True)
-            write_text(folder / "config.yaml", config.to_yaml())
-    accelerator.wait_for_everyone()
+    make_folder(folder, config, accelerator)
     return _work(config, task, folder, accelerator)
 
 
@@ -109,49 +93,10 @@ def resume(folder: Path) -> Path:
         RunError: the folder is no run.
         CheckpointError: a checkpoint in it cannot be used.
     """
-    if not (folder / "config.yaml").is_file():
-        raise RunError(
-            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
-            "wrote."
-        )
-    config = load_config(folder / "config.yaml")
-    accelerator = _accelerator(config)
-    if accelerator.is_main_process:
-        with writing(folder):
-            (folder / "checkpoints").mkdir(exist_ok=True)
-            # A kill while writing leaves the temporary file behind that would have been renamed.
-            for leftover in folder.rglob(".*.tmp*"):
-                leftover.unlink()
-    accelerator.wait_for_everyone()
+    config = settings_of(folder, TrainConfig)
+    accelerator = accelerator_for(config)
+    tidy_folder(folder, accelerator)
     return _work(config, prepare(config), folder, accelerator)
-
-
-def _accelerator(config: TrainConfig) -> Any:
-    """What runs the loop; without a device for it, accelerate joins several processes only if told to use the CPU."""
-    no_device = config.device == "cpu" or not torch.accelerator.is_available()
-    if config.optim.precision == "fp16" and no_device:
-        raise InputError(
-            "setting 'optim.precision' (--precision): fp16 needs a GPU, and there is none; take bf16, or no"
-        )
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", config.optim.precision):
-        raise InputError(
-            f"the launcher asks for mixed precision {asked!r}, and setting 'optim.precision' for "
-            f"{config.optim.precision!r}: give --precision {asked}, or launch without"
-        )
-    accelerator = Accelerator(cpu=no_device, mixed_precision=config.optim.precision)
-    accelerator.gradient_accumulation_steps = 1  # the loop divides by itself, whatever the launcher's environment says
-    return accelerator
-
-
-def resolved(config: TrainConfig) -> TrainConfig:
-    """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
-    if config.data.image_size is not None or own_side(config.data.name) is not None:
-        return config
-    shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
-    data = config.data.model_copy(update={"image_size": shape[-1] if shape else 64})
-    return config.model_copy(update={"data": data})
 
 
 def prepare(config: TrainConfig) -> Task:
@@ -189,7 +134,7 @@ def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Pa
     arms: list[Arm] = []
     metadata = weights_metadata(config, task)
     threads = config.threads or (1 if config.data.name == "digits" else None)
-    with _torch_threads(threads), make_progress(main_process=accelerator.is_main_process) as progress:
+    with torch_threads(threads), make_progress(main_process=accelerator.is_main_process) as progress:
         progress.message(
             f"{config.model.name} on {task.name}: {len(task.train)} training and {len(task.val)} "
             f"validation images, {len(task.classes)} classes; run folder {folder}"
@@ -200,13 +145,14 @@ def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Pa
             arms[-1].save_best(metadata)
             tracking.log(arms[-1].name, arms[-1].history[-1])
             if accelerator.is_main_process:
-                write_metrics(arms, folder)
+                write_history(arms, folder)
 
         with StopRequest() as stop, closing(tracking):
             teacher = load_teacher(config.distill, task, accelerator.device)
             for name in config.active_arms:
                 net = build_net(config, task, name)
-                arms.append(Arm(name, config, task, accelerator, net, folder / "checkpoints", teacher))
+                method = method_of(net, config)
+                arms.append(Arm(name, config, task, accelerator, net, folder / "checkpoints", method, teacher))
                 arms[-1].restore()
                 train_arm(arms[-1], progress, stop, on_epoch=epoch_done)
         if accelerator.is_main_process:
@@ -217,25 +163,14 @@ def _work(config: TrainConfig, task: Task, folder: Path, accelerator: Any) -> Pa
     return folder
 
 
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Let torch compute on that many CPU threads; None leaves the number alone."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads or before)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -> dict[str, Any]:
     """Extract, save, export, verify, and write the report.
 
     Returns:
         What ``report.json`` holds.
     """
-    write_metrics(arms, folder)
-    nets = {arm.name: _delivered(arm) for arm in arms}
+    write_history(arms, folder)
+    nets = {arm.name: _delivered(arm, config) for arm in arms}
     supernet: Any = next((arm.net.cpu() for arm in arms if arm.name == "netaug"), None)
     tiny = nets["netaug"] if "netaug" in nets else nets["baseline"]
     original = build_net(config, task, "baseline")
@@ -279,37 +214,17 @@ def summary(facts: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def weights_metadata(config: TrainConfig, task: Task) -> dict[str, Any]:
-    """What someone with only the weights file needs to build the net and feed it."""
-    return {
-        "model": config.model.name,
-        "model_kwargs": config.model.kwargs,
-        "num_classes": len(task.classes),
-        "in_channels": task.channels,
-        "image_size": task.image_size,
-        "classes": list(task.classes),
-        "mean": list(task.mean),
-        "std": list(task.std),
-    }
-
-
-def write_metrics(arms: Sequence[Arm], folder: Path) -> None:
+def write_history(arms: Sequence[Arm], folder: Path) -> None:
     """Write ``metrics.csv`` anew from the arms' histories."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, METRICS, lineterminator="\n")
-    writer.writeheader()
-    for arm in arms:
-        writer.writerows({"arm": arm.name, **row} for row in arm.history)
-    with writing(folder / "metrics.csv"):
-        write_text(folder / "metrics.csv", stream.getvalue())
+    write_metrics([{"arm": arm.name, **row} for arm in arms for row in arm.history], METRICS, folder)
 
 
-def _delivered(arm: Arm) -> nn.Module:
+def _delivered(arm: Arm, config: TrainConfig) -> nn.Module:
     """The arm's tiny net as plain PyTorch on the CPU, in eval mode, with the weights that the settings ask for."""
     net = arm.plain()
-    if arm.config.keep.deliver == "best":
+    if config.keep.deliver == "best":
         tensors, _ = load_weights(arm.best_weights)
-        put_weights(net, tensors, arm.best_weights, arm.config.model.name)
+        put_weights(net, tensors, arm.best_weights, config.model.name)
     return net
 
 

@@ -140,12 +140,42 @@ class OptimConfig(Section):
     )
 
 
+class SplitConfig(Section):
+    """Knowledge Evolution (Taha et al., CVPR 2021): what is kept from generation to generation."""
+
+    keep: float = Field(default=0.5, gt=0, le=1, description="Part of the net that is fit, and handed on.")
+    method: Literal["kels", "wels"] = Field(
+        default="kels",
+        description="Split by channels (`kels`), which leaves a slim net that can be cut out, or weight by weight "
+        "(`wels`).",
+    )
+    pin: list[str] = Field(default_factory=list, description="Module paths (globs) that are fit as a whole.")
+    generations: int = Field(default=5, ge=1, description="How often the dense net is trained.")
+    reset_norm: bool = Field(default=False, description="Reset the norms of the reset part, too.")
+    loss: Literal["labels", "class_wise", "triplet"] = Field(
+        default="labels",
+        description="What counts beside the loss on the labels: nothing, outputs for other images of a class "
+        "(class-wise self-distillation), or distances between features (triplets).",
+    )
+    loss_weight: float = Field(default=1.0, gt=0, description="Weight of that term.")
+    temperature: float = Field(default=4.0, gt=0, description="Softens outputs of class-wise self-distillation.")
+    margin: float = Field(default=0.2, gt=0, description="How much farther images of other classes are to be.")
+    control: bool = Field(
+        default=True, description="Also train the net once for as many epochs as all generations have together."
+    )
+
+
 class KeepConfig(Section):
-    """What is written while a run goes on, and which weights it delivers."""
+    """What is written while a run goes on."""
 
     minutes: float = Field(
         default=10.0, ge=0, description="A checkpoint is written at each epoch's end, and this often in between."
     )
+
+
+class DeliverConfig(KeepConfig):
+    """What is written while a run goes on, and which weights it delivers."""
+
     deliver: Literal["last", "best"] = Field(
         default="last",
         description="Deliver the last weights, or those of the epoch with the best validation accuracy (which "

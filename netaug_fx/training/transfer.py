@@ -28,7 +28,7 @@ def start_from(net: nn.Module, model: ModelConfig, classes: Sequence[str], in_ch
     file = Path(model.weights)
     tensors, facts = load_weights(file)
     own = net.state_dict()
-    head = _classifier(own, model, len(classes), in_channels)
+    head = classifier_tensors(own, model, len(classes), in_channels)
     known = facts.get("classes")
     if known is None:
         same = all(name in tensors and tensors[name].shape == own[name].shape for name in head)
@@ -41,7 +41,7 @@ def start_from(net: nn.Module, model: ModelConfig, classes: Sequence[str], in_ch
     return bool(head) and not same
 
 
-def _classifier(own: dict[str, object], model: ModelConfig, classes: int, in_channels: int) -> set[str]:
+def classifier_tensors(own: dict[str, object], model: ModelConfig, classes: int, in_channels: int) -> set[str]:
     """Names of the tensors whose shape follows the number of classes."""
     other = load_model(model.name, num_classes=classes + 1, in_channels=in_channels, kwargs=model.kwargs).state_dict()
     return {

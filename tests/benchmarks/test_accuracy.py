@@ -17,7 +17,7 @@ from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Requ
 from benchmarks.accuracy_plots import draw
 from benchmarks.accuracy_table import lines, tables
 from benchmarks.rows import ROOT
-from netaug_fx.training.config import load_config
+from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import load_task
 
 TINY = Regime("digits", steps=22, width=2)
@@ -122,7 +122,9 @@ def test_lengths_are_whole_epochs() -> None:
     assert run_length(620, 2000, 64) == (20, 2000, 620)
     assert run_length(30, DIGIT_IMAGES, 64) == (1, DIGIT_IMAGES, STEPS)
     for fraction, images in ((0.2, DIGIT_IMAGES), (0.9, FEW_DIGITS)):
-        digits = load_task(load_config(None, {"data.name": "digits", "data.val_fraction": fraction}).data, 0)
+        digits = load_task(
+            load_config(TrainConfig, None, {"data.name": "digits", "data.val_fraction": fraction}).data, 0
+        )
         assert len(digits.train) == images
 
 

@@ -19,6 +19,8 @@ TARGETS = [
     ("mcunet", 176, 81.786, 0.737),
 ]
 RESNETS = [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)]
+# He et al., arXiv 1512.03385, table 6, rounds to 0.27M and 0.85M without the weights of strided shortcuts.
+SMALL_RESNETS = [("resnet20", 272_474, 40_813_184), ("resnet56", 855_770, 125_747_840)]
 NAMES = models.names()
 
 
@@ -47,7 +49,7 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def test_the_registry_holds_the_zoo_and_nothing_else() -> None:
-    expected = {name for name, *_ in TARGETS} | {name for name, _ in RESNETS} | {"digits_net"}
+    expected = {name for name, *_ in TARGETS} | {name for name, *_ in [*RESNETS, *SMALL_RESNETS]} | {"digits_net"}
     assert set(NAMES) == expected
     assert expected <= set(models.__all__)
 
@@ -65,6 +67,20 @@ def test_resnets_have_the_well_known_parameter_counts(name: str, parameters: int
     model = models.create(name)
     assert model.example_input_shape == (3, 224, 224)
     assert count_parameters(model) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters", "macs"), SMALL_RESNETS)
+def test_resnets_for_small_images_have_their_counts(name: str, parameters: int, macs: int) -> None:
+    model = models.create(name)
+    assert model.example_input_shape == (3, 32, 32)
+    assert count_parameters(model) == parameters
+    assert count_macs(model) == macs
+
+
+def test_depths_that_three_stages_cannot_have_are_refused() -> None:
+    assert sum(isinstance(module, nn.Conv2d) for module in models.ResNetCifar(32).modules()) == 31 + 2
+    with pytest.raises(InputError, match=r"depth must be 6n \+ 2 .* not 21"):
+        models.ResNetCifar(21)
 
 
 def test_resnet18_has_the_macs_known_from_its_definition() -> None:

@@ -40,6 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     net = tmp_path_factory.mktemp("net") / "net.py"
     net.write_text(NET)
     return load_config(
+        TrainConfig,
         None,
         {
             "model.name": f"{net}:make",

@@ -17,8 +17,8 @@ from torch import nn
 from netaug_fx.cli import main
 from netaug_fx.errors import InputError
 from netaug_fx.training import progress
-from netaug_fx.training.commands import parse_ratio
 from netaug_fx.training.model_loading import load_model
+from netaug_fx.training.training_verbs import parse_ratio
 
 NET = """
 from torch import nn

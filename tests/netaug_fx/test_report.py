@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from netaug_fx.training import run
-from netaug_fx.training.config import load_config
+from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.pages import si
 from netaug_fx.training.plots import accuracy_curves, loss_curves
 from netaug_fx.training.report import compare, verdict
@@ -19,7 +19,7 @@ PARTS = ["summary", "verified", "verdict", "curves", "macs", "verification", "wi
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = load_config(None, {"optim.epochs": 2, "data.batch_size": 256})
+    config = load_config(TrainConfig, None, {"optim.epochs": 2, "data.batch_size": 256})
     return run.start(config, tmp_path_factory.mktemp("runs") / "report")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from netaug_fx.errors import InputError
-from netaug_fx.training.config import FLAGS, TrainConfig, load_config, setting_names
+from netaug_fx.training.config import FLAGS, EvolveConfig, TrainConfig, load_config, setting_names
 
 
 def write(folder: Path, text: str) -> Path:
@@ -16,25 +16,26 @@ def write(folder: Path, text: str) -> Path:
 
 def test_command_line_wins_over_file_and_file_over_defaults(tmp_path: Path) -> None:
     file = write(tmp_path, "optim: {lr: 0.5, epochs: 7}\nseed: 3\n")
-    config = load_config(file, {"optim.lr": 0.25})
+    config = load_config(TrainConfig, file, {"optim.lr": 0.25})
     assert (config.optim.lr, config.optim.epochs, config.seed) == (0.25, 7, 3)
     assert config.optim.momentum == TrainConfig().optim.momentum
 
 
 def test_the_resolved_settings_read_back_as_they_were_written(tmp_path: Path) -> None:
-    config = load_config(None, {"netaug.ratio": {"stream": [1, 2], "inner": 3.0}, "data.flip": True})
-    assert load_config(write(tmp_path, config.to_yaml())) == config
+    config = load_config(TrainConfig, None, {"netaug.ratio": {"stream": [1, 2], "inner": 3.0}, "data.flip": True})
+    assert load_config(TrainConfig, write(tmp_path, config.to_yaml())) == config
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "")) == TrainConfig()
+    assert load_config(TrainConfig, write(tmp_path, "")) == TrainConfig()
 
 
 def test_every_setting_has_a_description_and_a_default_and_every_flag_a_setting() -> None:
-    names = dict(setting_names())
+    names = dict(setting_names(TrainConfig)) | dict(setting_names(EvolveConfig))
     assert all(names.values())
     assert set(FLAGS) <= set(names)
-    assert TrainConfig() == TrainConfig.model_validate({})
+    for kind in (TrainConfig, EvolveConfig):
+        assert kind() == kind.model_validate({})
 
 
 @pytest.mark.parametrize(
@@ -56,20 +57,20 @@ def test_every_setting_has_a_description_and_a_default_and_every_flag_a_setting(
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, text: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        load_config(write(tmp_path, text))
+        load_config(TrainConfig, write(tmp_path, text))
     assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_a_section_that_is_no_mapping_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'optim'.*expected a mapping"):
-        load_config(write(tmp_path, "optim: 3"), {"optim.lr": 1})
+        load_config(TrainConfig, write(tmp_path, "optim: 3"), {"optim.lr": 1})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: there is no such file, and no recipe"):
-        load_config(tmp_path / "nowhere.yaml")
+        load_config(TrainConfig, tmp_path / "nowhere.yaml")
 
 
 def test_without_a_ratio_only_the_baseline_is_trained() -> None:
-    assert load_config(None, {"netaug.ratio": None}).active_arms == ("baseline",)
-    assert load_config().active_arms == ("baseline", "netaug")
+    assert load_config(TrainConfig, None, {"netaug.ratio": None}).active_arms == ("baseline",)
+    assert load_config(TrainConfig).active_arms == ("baseline", "netaug")

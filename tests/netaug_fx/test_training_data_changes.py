@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from netaug_fx.errors import DataError, InputError
-from netaug_fx.training.config import load_config
+from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import Augmentation, DataConfig, load_task, make_loaders, own_side
 from netaug_fx.training.data.pictures import Files, square
 from netaug_fx.training.data.sources import LOADERS
@@ -139,7 +139,7 @@ def test_torchvision_is_asked_for_where_it_is_missing(photographs: Path, monkeyp
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_config(None, {f"data.{name}": value for name, value in settings.items()})
+        load_config(TrainConfig, None, {f"data.{name}": value for name, value in settings.items()})
     assert words in str(caught.value)
 
 

@@ -24,7 +24,9 @@ from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import Task, load_task
 from netaug_fx.training.initialise import initialise_at_widest_
 from netaug_fx.training.interrupt import StopRequest
+from netaug_fx.training.methods import NetAug, method_of
 from netaug_fx.training.progress import Silent
+from netaug_fx.training.run_folder import accelerator_for
 from netaug_fx.training.teacher import load_teacher
 from tests.netaug_fx.training_runs import EPOCHS, STEPS, assert_same_results, changed, rows_of
 
@@ -37,7 +39,7 @@ def task(config: TrainConfig) -> Task:
 def make_arm(config: TrainConfig, task: Task, folder: Path, name: Any = "netaug") -> Arm:
     net = build_net(config, task, name)
     teacher = load_teacher(config.distill, task, torch.device("cpu"))
-    return Arm(name, config, task, run._accelerator(config), net, folder, teacher)
+    return Arm(name, config, task, accelerator_for(config), net, folder, method_of(net, config), teacher)
 
 
 def one_step(arm: Arm) -> Arm:
@@ -62,7 +64,7 @@ def test_batches_that_are_added_up_make_the_step_of_one_large_batch(task: Task, 
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 10))\n"
     )
     still = {"data.shift": 0.0, "data.zoom": 0.0, "optim.warmup_epochs": 0.0, "netaug.ratio": 2.0, "netaug.pool": 1}
-    large = load_config(None, {"model.name": f"{net}:make", "data.batch_size": 128, **still})
+    large = load_config(TrainConfig, None, {"model.name": f"{net}:make", "data.batch_size": 128, **still})
     small = changed(large, data__batch_size=32, optim__accumulate=4)
     arms = [one_step(make_arm(config, load_task(config.data, 0), tmp_path)) for config in (large, small)]
     assert arms[1].batch == 4
@@ -196,7 +198,7 @@ def test_mixup_weighs_both_labels_of_a_mixed_image(config: TrainConfig, task: Ta
     arm, twin = (make_arm(settings, task, tmp_path, "netaug") for _ in range(2))
     images, labels = next(iter(arm.train_loader))
     torch.manual_seed(0)
-    sums = engine._gradients(arm, (images, labels), None)
+    sums = engine._gradients(arm, (images, labels))
     share, partners = engine._mixture(twin, len(labels))
     assert 0 < share < 1
     assert sorted(partners.tolist()) == list(range(len(labels)))
@@ -262,7 +264,7 @@ def test_a_teacher_adds_its_term_to_the_targets_loss_alone(config: TrainConfig, 
     taught = changed(plainly, distill__teacher="digits_net", distill__teacher_weights=weights, distill__weight=500.0)
     plain, arm = make_arm(plainly, task, tmp_path), make_arm(taught, task, tmp_path)
     batch = next(iter(plain.train_loader))
-    without, together = (engine._gradients(one, batch, None) for one in (plain, arm))
+    without, together = (engine._gradients(one, batch) for one in (plain, arm))
     assert arm.teacher is not None
     logits = build_net(plainly, task, "baseline").train()(batch[0])
     term = arm.teacher.loss(logits, batch[0]).detach() * len(batch[1])
@@ -314,9 +316,9 @@ def test_in_place_distillation_is_that_of_the_step(config: TrainConfig, task: Ta
         return nn.functional.cross_entropy(logits, labels), logits
 
     torch.manual_seed(0)
-    engine._gradients(arm, (images, labels), {"inner"})
+    engine._gradients(arm, (images, labels))
     torch.manual_seed(0)
-    netaug_fx.step(twin.net, loss_fn, distill=netaug_fx.Distillation(temperature=3.0), draws=2, kinds={"inner"})
+    netaug_fx.step(twin.net, loss_fn, distill=netaug_fx.Distillation(temperature=3.0), draws=2)
     for (name, a), b in zip(arm.net.named_parameters(), twin.net.parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
@@ -418,9 +420,11 @@ def test_phase_two_draws_what_there_is(config: TrainConfig, task: Task, tmp_path
     """The net of these tests has no blocks, so no inner groups: drawing these alone would give the target again."""
     arm = make_arm(changed(config, netaug__phase_two=1.0), task, tmp_path)
     assert {group.kind for group in arm.net.groups} == {"stream"}  # type: ignore[union-attr]
-    assert engine._kinds_of_phase_two(arm) is None
-    blocks = make_arm(changed(config, model__name="digits_net"), task, tmp_path)
-    assert engine._kinds_of_phase_two(blocks) == {"inner"}
+    assert isinstance(arm.method, NetAug)
+    assert arm.method.kinds(arm) is None
+    blocks = make_arm(changed(config, model__name="digits_net", netaug__phase_two=1.0), task, tmp_path)
+    assert isinstance(blocks.method, NetAug)
+    assert blocks.method.kinds(blocks) == {"inner"}
 
 
 def test_a_short_run_does_not_end_in_its_warm_up(config: TrainConfig, task: Task, tmp_path: Path) -> None:

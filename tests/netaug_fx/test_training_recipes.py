@@ -33,7 +33,7 @@ def test_the_recipes_are_the_five_targets_what_they_share_and_fine_tuning() -> N
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
     """[NetAug], section 4.1 and the table of the targets."""
-    config = load_config(Path(name))
+    config = load_config(TrainConfig, Path(name))
     assert (config.model.name, config.data.image_size) == (name, TARGETS[name])
     assert config.netaug.ratio == {"stream": STREAMS.get(name, [1, 1.8, 2.6]), "inner": [1, 1.6, 2.2, 2.8]}
     assert (config.netaug.compound, config.netaug.sort, config.netaug.initialise) == (True, True, "widest")
@@ -66,7 +66,7 @@ def test_the_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
 def test_files_build_on_recipes_and_on_each_other(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("extends: mobilenet_v2_tiny\noptim: {lr: 0.5}\n")
     (tmp_path / "own.yaml").write_text("extends: base.yaml\nnetaug: {ratio: {inner: [1, 2]}}\nseed: 4\n")
-    config = load_config(tmp_path / "own.yaml", {"optim.epochs": 3})
+    config = load_config(TrainConfig, tmp_path / "own.yaml", {"optim.epochs": 3})
     assert (config.optim.lr, config.optim.epochs, config.optim.lr_images, config.seed) == (0.5, 3, 128, 4)
     assert config.netaug.ratio == {"inner": [1, 2]}, "a ratio is one setting: it is replaced, not merged"
     assert config.data.image_size == 144
@@ -148,7 +148,7 @@ def test_a_pretrained_net_is_fine_tuned_with_a_new_classifier(
     few = ["--epochs", "1", "--batch-size", "8", "--lr", "1e-9", "--out", str(out)]
     assert run_command("finetune", str(pretrained), "--data", str(tmp_path / "set"), *few) == 0
     assert "One arm was trained" in capsys.readouterr().out
-    config = load_config(out / "config.yaml")
+    config = load_config(TrainConfig, out / "config.yaml")
     assert (config.model.name, config.data.image_size, config.arms) == ("mobilenet_v2_tiny", 32, ["baseline"])
     before, _ = load_weights(pretrained / "tiny.safetensors")
     after, facts = load_weights(out / "tiny.safetensors")
@@ -174,5 +174,5 @@ def test_fine_tuning_needs_data(pretrained: Path, capsys: pytest.CaptureFixture[
 def test_a_settings_file_wins_over_what_the_weights_tell(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("model: {kwargs: {dropout: 0.3}}\n")
     known = {"model.kwargs": {}, "data.image_size": 8}
-    config = load_config(tmp_path / "own.yaml", {"optim.epochs": 3}, known)
+    config = load_config(TrainConfig, tmp_path / "own.yaml", {"optim.epochs": 3}, known)
     assert (config.model.kwargs, config.data.image_size, config.optim.epochs) == ({"dropout": 0.3}, 8, 3)

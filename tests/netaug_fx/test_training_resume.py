@@ -34,7 +34,7 @@ def test_a_killed_run_resumes_to_the_same_result(finished: Path, config: TrainCo
 import os, signal
 from pathlib import Path
 from netaug_fx.training import engine, run
-from netaug_fx.training.config import load_config
+from netaug_fx.training.config import TrainConfig, load_config
 gradients, calls = engine._gradients, []
 def killing(*arguments):
     calls.append(1)
@@ -42,7 +42,7 @@ def killing(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return gradients(*arguments)
 engine._gradients = killing
-run.start(load_config(Path({str(settings)!r})), Path({str(folder)!r}))
+run.start(load_config(TrainConfig, Path({str(settings)!r})), Path({str(folder)!r}))
 """
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -127,7 +127,7 @@ def test_two_killed_processes_resume_within_an_epoch(shared: tuple[Path, Path], 
 import os, signal
 from pathlib import Path
 from netaug_fx.training import engine, run
-from netaug_fx.training.config import load_config
+from netaug_fx.training.config import TrainConfig, load_config
 gradients, calls = engine._gradients, []
 def killing(*arguments):
     calls.append(1)
@@ -135,7 +135,7 @@ def killing(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return gradients(*arguments)
 engine._gradients = killing
-run.start(load_config(Path({str(settings)!r})), Path({str(folder)!r}))
+run.start(load_config(TrainConfig, Path({str(settings)!r})), Path({str(folder)!r}))
 """)
     assert launch([str(script)]).returncode != 0
     with pytest.raises(CheckpointError, match=r"written by 2 processes, and 1 would go on.*as many processes"):

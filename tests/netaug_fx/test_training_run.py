@@ -15,6 +15,8 @@ from netaug_fx.training.arm import Arm, build_net, make_optimizer
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import load_task
+from netaug_fx.training.methods import method_of
+from netaug_fx.training.run_folder import accelerator_for, default_folder
 from tests.netaug_fx.training_runs import CHECKPOINTS, EPOCHS, FILES, STEPS, at_step, changed, rows_of
 
 
@@ -39,7 +41,7 @@ def test_the_report_tells_of_a_verified_net(finished: Path, config: TrainConfig)
     assert report["macs"]["widest"]["macs"] > report["macs"]["tiny"]["macs"]
     assert [group["choices"] for group in report["groups"]] == [[4, 6, 8], [8, 12, 16], [6, 9, 12]]
     assert report["arms"]["netaug"]["steps"] == report["arms"]["baseline"]["steps"] == EPOCHS * STEPS
-    assert TrainConfig.model_validate(report["config"]) == config == load_config(finished / "config.yaml")
+    assert TrainConfig.model_validate(report["config"]) == config == load_config(TrainConfig, finished / "config.yaml")
 
 
 def test_the_weights_file_says_what_is_needed_to_use_it(finished: Path, config: TrainConfig) -> None:
@@ -68,14 +70,14 @@ def test_checkpoints_load_without_running_code_and_hold_the_drawn_widths(finishe
 def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: TrainConfig, tmp_path: Path) -> None:
     """The gradient of a step is that of the target plus alpha times that of the drawn net."""
     task = load_task(config.data, config.seed)
-    accelerator = run.Accelerator(cpu=True)
+    accelerator = accelerator_for(config)
 
     def gradient(alpha: float) -> Tensor:
-        settings = changed(config, netaug__alpha=alpha, model__name="digits_net")
+        settings = changed(config, netaug__alpha=alpha, netaug__phase_two=1.0, model__name="digits_net")
         net = build_net(settings, task, "netaug")
-        arm = Arm("netaug", settings, task, accelerator, net, tmp_path)
+        arm = Arm("netaug", settings, task, accelerator, net, tmp_path, method_of(net, settings))
         arm.wrapped.train()
-        engine._gradients(arm, next(iter(arm.train_loader)), {"inner"})
+        engine._gradients(arm, next(iter(arm.train_loader)))
         return net.get_parameter("classifier.weight").grad.clone()  # type: ignore[union-attr]
 
     one, two, three = gradient(1.0), gradient(2.0), gradient(3.0)
@@ -189,7 +191,7 @@ def test_default_folders_are_named_after_the_run_and_never_taken(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = run.default_folder(config)
+    first = default_folder(config)
     assert first.name.startswith("make-digits-")
     first.mkdir(parents=True)
-    assert run.default_folder(config) != first
+    assert default_folder(config) != first

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from netaug_fx.errors import DataError
@@ -40,6 +40,32 @@ class EpochOrder(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return self.length // self.batch_size - self.start
+
+
+class PairOrder(EpochOrder):
+    """Batches in which every image has another of its class, half of them in the order of the epoch.
+
+    As many batches as without pairs, so half of the images lead a pair in each epoch.
+    """
+
+    def __init__(self, labels: Tensor, batch_size: int, seed: int) -> None:
+        super().__init__(len(labels), batch_size, seed)
+        self.labels = labels
+
+    def __iter__(self) -> Iterator[list[int]]:
+        by_class = self.labels.argsort(stable=True)
+        first = torch.searchsorted(self.labels[by_class], self.labels)
+        count = torch.bincount(self.labels)[self.labels]
+        place = torch.empty_like(by_class)
+        place[by_class] = torch.arange(self.length)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)
+        ahead = torch.randint(1 << 30, (self.length,), generator=generator) % (count - 1).clamp(min=1) + 1
+        partner = by_class[first + (place - first + ahead) % count]
+        half, odd = divmod(self.batch_size, 2)
+        for batch in range(self.start, self.length // self.batch_size):
+            leading = order[batch * self.batch_size :][: half + odd]
+            yield torch.cat([leading, partner[leading[:half]]]).tolist()
 
 
 class StepOrder(EpochOrder):
@@ -104,21 +130,23 @@ class _Validation(Dataset[Batch]):
         return images, self.task.val.labels[torch.as_tensor(indices)]
 
 
-def make_loaders(task: Task, config: DataConfig, seed: int) -> tuple[DataLoader[Batch], EpochOrder, DataLoader[Batch]]:
+def make_loaders(
+    task: Task, config: DataConfig, seed: int, *, in_pairs: bool = False
+) -> tuple[DataLoader[Batch], EpochOrder, DataLoader[Batch]]:
     """Loaders for training and validation, and the order of the first, whose ``epoch`` and ``start`` the loop sets.
 
     Under several processes ``start`` counts the batches of all of them, and each process takes its share of the order,
-    which is what accelerate does with the loader.
+    which is what accelerate does with the loader. With ``in_pairs`` each image of a batch has another of its class.
 
     Raises:
-        DataError: there are fewer training images than one batch holds.
+        DataError: there are fewer training images than one batch holds, or they are a stream, which has no pairs.
     """
     if len(task.train) < config.batch_size:
         raise DataError(
             f"data set {task.name}: {len(task.train)} training images do not fill one batch of "
             f"{config.batch_size}. Lower data.batch_size (--batch-size) or add images."
         )
-    dataset, order = _training_set(task, config, seed)
+    dataset, order = _training_set(task, config, seed, in_pairs)
     # Generators of their own: a loader would otherwise draw from torch's global one, which dropout uses.
     train: DataLoader[Batch] = DataLoader(
         dataset,
@@ -137,13 +165,20 @@ def make_loaders(task: Task, config: DataConfig, seed: int) -> tuple[DataLoader[
     return train, order, val
 
 
-def _training_set(task: Task, config: DataConfig, seed: int) -> tuple[Dataset[Batch], EpochOrder]:
+def _training_set(task: Task, config: DataConfig, seed: int, in_pairs: bool) -> tuple[Dataset[Batch], EpochOrder]:
     if isinstance(task.train, StreamSource):
+        if in_pairs:
+            raise DataError(
+                f"data set {task.name} is read as a stream, and images of one class cannot be looked up in it. Choose "
+                "another data set, or evolve.loss: labels (--loss)."
+            )
         processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
         task.train.divide(processes * max(config.workers, 1))
         steps = StepOrder(len(task.train) // config.batch_size, seed)
         return _Streaming(task.train, task, steps, config.batch_size), steps
-    order = EpochOrder(len(task.train), config.batch_size, seed)
+    order: EpochOrder = EpochOrder(len(task.train), config.batch_size, seed)
+    if in_pairs:
+        order = PairOrder(task.train.labels, config.batch_size, seed)
     return _Training(task.train, task, order), order
 
 

@@ -1,0 +1,148 @@
+"""What all runs share: the folder with its settings and metrics, and what runs the loop."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.accelerator import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils.operations import broadcast_object_list
+
+from netaug_fx.atomic import write_text
+from netaug_fx.errors import InputError, RunError
+from netaug_fx.training.checkpoint import writing
+from netaug_fx.training.config import Config, RunConfig, load_config
+from netaug_fx.training.data import Task, own_side
+from netaug_fx.training.model_loading import load_model, natural_input_shape
+
+
+def default_folder(config: RunConfig) -> Path:
+    """``runs/<model>-<data>-<timestamp>``, with a number at the end where two runs start in one second."""
+    words = [config.model.name.rsplit(":", 1)[-1], Path(config.data.name).resolve().name]
+    slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word) for word in words)
+    base = Path("runs") / f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (base.with_name(f"{base.name}-{n}") if n else base for n in range(1000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def free_folder(config: RunConfig, folder: Path | None) -> Path:
+    """The folder that was asked for, or the default one; the same for all processes.
+
+    Raises:
+        RunError: it exists.
+    """
+    # Every process has the clock of its own in the default name; the first one's counts.
+    (folder,) = broadcast_object_list([folder or default_folder(config)])
+    if folder.exists():
+        raise RunError(
+            f"run folder {folder} exists, and nothing is overwritten. Give another --out, or continue that run with "
+            f"--resume {folder}."
+        )
+    return folder
+
+
+def make_folder(folder: Path, config: RunConfig, accelerator: Any) -> None:
+    """Makes the folder of a new run, with its settings."""
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        with writing(folder):
+            (folder / "checkpoints").mkdir(parents=True)
+            write_text(folder / "config.yaml", config.to_yaml())
+    accelerator.wait_for_everyone()
+
+
+def settings_of(folder: Path, kind: type[Config]) -> Config:
+    """The settings of a run that is to go on.
+
+    Raises:
+        RunError: the folder is no run.
+        InputError: it is a run of another kind.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise RunError(
+            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
+            "or `netaug-fx evolve` wrote."
+        )
+    return load_config(kind, folder / "config.yaml")
+
+
+def tidy_folder(folder: Path, accelerator: Any) -> None:
+    """Makes the folder of a run ready to go on: a kill while writing leaves the temporary file behind."""
+    if accelerator.is_main_process:
+        with writing(folder):
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            for leftover in folder.rglob(".*.tmp*"):
+                leftover.unlink()
+    accelerator.wait_for_everyone()
+
+
+def accelerator_for(config: RunConfig) -> Any:
+    """What runs the loop; without a device for it, accelerate joins several processes only if told to use the CPU."""
+    no_device = config.device == "cpu" or not torch.accelerator.is_available()
+    if config.optim.precision == "fp16" and no_device:
+        raise InputError(
+            "setting 'optim.precision' (--precision): fp16 needs a GPU, and there is none; take bf16, or no"
+        )
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", config.optim.precision):
+        raise InputError(
+            f"the launcher asks for mixed precision {asked!r}, and setting 'optim.precision' for "
+            f"{config.optim.precision!r}: give --precision {asked}, or launch without"
+        )
+    accelerator = Accelerator(cpu=no_device, mixed_precision=config.optim.precision)
+    accelerator.gradient_accumulation_steps = 1  # the loop divides by itself, whatever the launcher's environment says
+    return accelerator
+
+
+def resolved(config: Config) -> Config:
+    """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
+    if config.data.image_size is not None or own_side(config.data.name) is not None:
+        return config
+    shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
+    data = config.data.model_copy(update={"image_size": shape[-1] if shape else 64})
+    return config.model_copy(update={"data": data})
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch compute on that many CPU threads; None leaves the number alone."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def weights_metadata(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What someone with only the weights file needs to build the net and feed it."""
+    return {
+        "model": config.model.name,
+        "model_kwargs": config.model.kwargs,
+        "num_classes": len(task.classes),
+        "in_channels": task.channels,
+        "image_size": task.image_size,
+        "classes": list(task.classes),
+        "mean": list(task.mean),
+        "std": list(task.std),
+    }
+
+
+def write_metrics(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> None:
+    """Write ``metrics.csv`` anew: one row for each arm and epoch."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with writing(folder / "metrics.csv"):
+        write_text(folder / "metrics.csv", stream.getvalue())

@@ -1,0 +1,254 @@
+"""The verbs that train: ``train``, ``evolve`` and ``finetune``. What is heavy is imported when one runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netaug_fx.errors import InputError, RunError
+from netaug_fx.training.config import EvolveConfig, TrainConfig, load_config
+from netaug_fx.training.options import (
+    BatchSize,
+    ConfigFile,
+    Data,
+    DataDir,
+    Epochs,
+    ImageSize,
+    ImageSizeSetting,
+    ModelOption,
+    ModelSetting,
+    Opset,
+    Out,
+    Precision,
+    Rate,
+    Resume,
+    Seed,
+    Teacher,
+    TeacherWeights,
+    Weights,
+    setting,
+)
+
+
+def train(
+    model: ModelSetting = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    image_size: ImageSizeSetting = None,
+    ratio: Annotated[
+        str | None, setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")
+    ] = None,
+    weights: Weights = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    in_place: Annotated[bool | None, setting("--in-place", "distill.in_place")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    arms: Annotated[str | None, setting("--arms", "arms", metavar="ARM[,ARM]")] = None,
+    opset: Opset = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    resume: Resume = None,
+) -> None:
+    """Train a net with and without augmentation; extract, verify and export it; write a report page.
+
+    Without options: a very small net on scikit-learn's handwritten digits, in about a minute.
+    """
+    from netaug_fx.training import run
+
+    overrides = _given(
+        {
+            "model.name": model,
+            "model.weights": weights,
+            "data.name": data,
+            "data.dir": data_dir,
+            "data.image_size": image_size,
+            "data.batch_size": batch_size,
+            "netaug.ratio": ratio,
+            "distill.teacher": teacher,
+            "distill.teacher_weights": teacher_weights,
+            "distill.in_place": in_place,
+            "optim.epochs": epochs,
+            "optim.lr": lr,
+            "optim.precision": precision,
+            "seed": seed,
+            "arms": arms,
+            "opset": opset,
+        }
+    )
+    if resume is None:
+        folder = run.start(load_config(TrainConfig, config, overrides), out)
+    else:
+        _resume_alone(overrides, config, out)
+        folder = run.resume(resume)
+    _exit_by_verification(folder)
+
+
+def evolve(
+    model: ModelSetting = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    image_size: ImageSizeSetting = None,
+    keep: Annotated[float | None, setting("--keep", "evolve.keep")] = None,
+    method: Annotated[str | None, setting("--method", "evolve.method", metavar="kels|wels")] = None,
+    generations: Annotated[int | None, setting("--generations", "evolve.generations")] = None,
+    loss: Annotated[str | None, setting("--loss", "evolve.loss", metavar="labels|class_wise|triplet")] = None,
+    control: Annotated[bool | None, setting("--control/--no-control", "evolve.control")] = None,
+    weights: Weights = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    opset: Opset = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    resume: Resume = None,
+) -> None:
+    """Train a net in generations that hand on a part of it (Knowledge Evolution), and cut out the slim net.
+
+    Without options: a ResNet-20 on scikit-learn's handwritten digits, in minutes.
+    """
+    from netaug_fx.training import evolve_run
+
+    overrides = _given(
+        {
+            "model.name": model,
+            "model.weights": weights,
+            "data.name": data,
+            "data.dir": data_dir,
+            "data.image_size": image_size,
+            "data.batch_size": batch_size,
+            "evolve.keep": keep,
+            "evolve.method": method,
+            "evolve.generations": generations,
+            "evolve.loss": loss,
+            "evolve.control": control,
+            "optim.epochs": epochs,
+            "optim.lr": lr,
+            "optim.precision": precision,
+            "seed": seed,
+            "opset": opset,
+        }
+    )
+    if resume is None:
+        folder = evolve_run.start(load_config(EvolveConfig, config, overrides), out)
+    else:
+        _resume_alone(overrides, config, out)
+        folder = evolve_run.resume(resume)
+    _exit_by_verification(folder)
+
+
+def finetune(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A run folder, its .safetensors file, or a .pt state_dict."),
+    ],
+    model: ModelOption = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    arms: Annotated[
+        str | None,
+        typer.Option("--arms", metavar="ARM[,ARM]", help="`baseline` (plain fine-tuning), `netaug`, or both."),
+    ] = None,
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE|RECIPE", help="Settings; options above win over them.")
+    ] = Path("finetune"),
+    out: Out = None,
+) -> None:
+    """Train a trained net on another data set, with a new classifier, as the paper does after pre-training.
+
+    Continue an interrupted run with: netaug-fx train --resume RUN.
+    """
+    from netaug_fx.training import run
+    from netaug_fx.training.checkpoint import load_weights
+
+    file = checkpoint / "tiny.safetensors" if checkpoint.is_dir() else checkpoint
+    _, facts = load_weights(file)
+    name = model or facts.get("model")
+    if name is None:
+        raise InputError(f"{file} does not say which model it is of. Give --model NAME.")
+    known = {
+        "model.kwargs": facts.get("model_kwargs") if name == facts.get("model") else None,
+        "data.image_size": facts.get("image_size"),
+        "data.name": "",
+    }
+    overrides = _given(
+        {
+            "model.name": name,
+            "model.weights": str(file),
+            "data.name": data,
+            "data.dir": data_dir,
+            "data.image_size": image_size,
+            "data.batch_size": batch_size,
+            "distill.teacher": teacher,
+            "distill.teacher_weights": teacher_weights,
+            "optim.epochs": epochs,
+            "optim.lr": lr,
+            "optim.precision": precision,
+            "seed": seed,
+            "arms": arms,
+        }
+    )
+    settings = load_config(TrainConfig, config, overrides, _given(known))
+    if not settings.data.name:
+        raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
+    _exit_by_verification(run.start(settings, out))
+
+
+def parse_ratio(text: str) -> Any:
+    """``3``, ``1,1.8,2.6``, ``stream=1,1.8;inner=1,1.6,2.2`` or ``none`` as `augment` takes it.
+
+    Raises:
+        InputError: the text is none of these.
+    """
+    if text.strip().lower() in ("none", "null"):
+        return None
+    try:
+        if "=" in text:
+            pairs = (part.split("=", 1) for part in text.split(";") if part.strip())
+            return {kind.strip(): [float(factor) for factor in factors.split(",")] for kind, factors in pairs}
+        factors = [float(factor) for factor in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--ratio {text!r} is no ratio. Give a number (3), factors (1,1.8,2.6), factors by kind "
+            "(stream=1,1.8,2.6;inner=1,1.6,2.2,2.8), or none for the baseline alone."
+        ) from None
+    return factors[0] if len(factors) == 1 else factors
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    overrides = {name: value for name, value in options.items() if value is not None}
+    if "arms" in overrides:
+        overrides["arms"] = overrides["arms"].split(",")
+    if "netaug.ratio" in overrides:
+        overrides["netaug.ratio"] = parse_ratio(overrides["netaug.ratio"])
+    return overrides
+
+
+def _exit_by_verification(folder: Path) -> None:
+    if not json.loads((folder / "report.json").read_text(encoding="utf-8"))["verification"]["passed"]:
+        raise typer.Exit(1)
+
+
+def _resume_alone(overrides: dict[str, Any], config: Path | None, out: Path | None) -> None:
+    if overrides or config is not None or out is not None:
+        raise RunError(
+            "--resume continues a run with its own settings and folder; leave the other options away, or start "
+            "a new run."
+        )
