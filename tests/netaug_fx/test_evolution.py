@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -289,3 +291,12 @@ def test_an_initialisation_of_another_net_is_refused() -> None:
     with pytest.raises(InputError, match=r"changed '6\.weight' from \[4, 6\] to \[5, 6\]"):
         netaug_fx.reset_(supernet, initialise=other)
     assert differing(before, tensors(supernet)) <= {"netaug.draws"}
+
+
+def test_the_documents_loop_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evolve.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "evolve.md", "exec"), names)
+    assert type(names["dense"]) is type(names["slim"])
+    assert names["slim"].conv1.out_channels == 8
