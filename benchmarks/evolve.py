@@ -1,0 +1,176 @@
+"""Knowledge Evolution on a small training set: dense and slim net by generation, beside one run of as many epochs.
+
+Every seed is a run of ``netaug-fx evolve``; seeds that have a row of the same settings are not run again. From the root
+of the repository:
+
+    python -m benchmarks.evolve
+    python -m benchmarks.evolve --seeds 5 --generations 6 --epochs 20 --train-part 0.1
+    python -m benchmarks.evolve --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from benchmarks import rows as rows_of
+from benchmarks.rows import Row
+from netaug_fx.atomic import atomic_path
+from netaug_fx.training import evolve_run
+from netaug_fx.training.config import EvolveConfig, load_config
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, PLOT = RESULTS / "evolve.jsonl", RESULTS / "evolve.svg"
+CONFIDENCE = 0.95
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", default="resnet20", help="net to evolve (default: resnet20)")
+    p.add_argument("--data", default="digits", help="data set (default: digits)")
+    p.add_argument("--train-part", type=float, default=0.2, help="part of each class to train on (default: 0.2)")
+    p.add_argument("--keep", type=float, default=0.5, help="part of the channels that is fit (default: 0.5)")
+    p.add_argument("--method", choices=("kels", "wels"), default="kels", help="how the net is split (default: kels)")
+    p.add_argument("--loss", choices=("labels", "class_wise", "triplet"), default="labels", help="default: labels")
+    p.add_argument("--generations", type=int, default=6, help="default: 6")
+    p.add_argument("--epochs", type=int, default=20, help="epochs of each generation (default: 20)")
+    p.add_argument("--lr", type=float, default=0.1, help="highest learning rate (default: 0.1)")
+    p.add_argument("--seeds", type=int, default=5, help="runs, from seed 0 on (default: 5)")
+    p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
+    p.add_argument("--out", type=Path, default=ROWS, metavar="FILE", help="rows, JSON lines (default: %(default)s)")
+    return p
+
+
+def settings(options: argparse.Namespace, seed: int) -> EvolveConfig:
+    """The settings of one run."""
+    return load_config(
+        EvolveConfig,
+        None,
+        {
+            "model.name": options.model,
+            "data.name": options.data,
+            "data.val_fraction": round(1 - options.train_part, 9),
+            "evolve.keep": options.keep,
+            "evolve.method": options.method,
+            "evolve.loss": options.loss,
+            "evolve.generations": options.generations,
+            "optim.epochs": options.epochs,
+            "optim.lr": options.lr,
+            "seed": seed,
+            "device": "cpu",
+            "threads": 1,
+        },
+    )
+
+
+def name_of(config: EvolveConfig) -> str:
+    """What a row is found again by: everything that decides a run."""
+    return json.dumps(config.model_dump(mode="json", exclude={"keep", "tracking", "opset"}), sort_keys=True)
+
+
+def measure(config: EvolveConfig) -> Row:
+    """Runs one seed and keeps its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = json.loads((evolve_run.start(config, Path(folder) / "run") / "report.json").read_text())
+    keys = ("generations", "control", "macs", "versions", "seconds")
+    found: Row = {key: report[key] for key in keys}
+    return {"name": name_of(config), "seed": config.seed, "verified": report["verification"]["passed"], **found}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: mean and deviation over seeds by generation; then what the last one is worth, paired by seed."""
+    dense, slim, control = _accuracies(rows, "dense"), _accuracies(rows, "slim"), _control(rows)
+    lines = ["| generation | dense net, % | slim net, % | dense minus slim |", "|---|---|---|---|"]
+    for number in range(dense.shape[1]):
+        thin = slim[:, number] if slim.size else None
+        apart = "" if thin is None else _spread(dense[:, number] - thin)
+        lines.append(
+            f"| {number + 1} | {_spread(dense[:, number])} | {'' if thin is None else _spread(thin)} | {apart} |"
+        )
+    lines += [f"| control: one run of as many epochs | {_spread(control)} | | |", ""]
+    lines.append(f"Last generation against the first: {_paired(dense[:, -1] - dense[:, 0])}.")
+    lines.append(f"Last generation against the control: {_paired(dense[:, -1] - control)}.")
+    costs = rows[0]["macs"]
+    lines.append(
+        f"{len(rows)} seeds; "
+        + ", ".join(
+            f"{name} net {cost['macs'] / 1e6:.2f}M MACs, {cost['params']:,} parameters" for name, cost in costs.items()
+        )
+        + f"; verified: {sum(row['verified'] for row in rows)} of {len(rows)}."
+    )
+    return "\n".join(lines)
+
+
+def _accuracies(rows: Sequence[Row], net: str) -> Any:
+    """In percent, ``[seeds, generations]``; empty where there is no such net."""
+    if net not in rows[0]["generations"][0]:
+        return np.empty((len(rows), 0))
+    return np.array([[100 * generation[net] for generation in row["generations"]] for row in rows])
+
+
+def _control(rows: Sequence[Row]) -> Any:
+    return np.array([100 * row["control"]["dense"] for row in rows])
+
+
+def _spread(values: Any) -> str:
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
+
+
+def _paired(differences: Any) -> str:
+    """The mean difference in points, with its interval and a paired t-test."""
+    if len(differences) < 2:
+        return f"{differences.mean():+.2f} points, one seed"
+    if not differences.std():
+        return f"{differences.mean():+.2f} points at every seed"
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return f"{differences.mean():+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, p = {test.pvalue:.2g})"
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Accuracy by generation, a faint line for each seed and a strong one for the mean; the control across."""
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = range(1, len(rows[0]["generations"]) + 1)
+    for net, colour in (("dense", "#2563eb"), ("slim", "#f59e0b")):
+        values = _accuracies(rows, net)
+        if values.size:
+            axes.plot(numbers, values.T, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(numbers, values.mean(0), color=colour, marker="o", markersize=4, label=f"{net} net")
+    axes.axhline(_control(rows).mean(), color="#64748b", linestyle="--", linewidth=1.2, label="one run, as many epochs")
+    axes.set_xlabel("generation")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the seeds that are missing, then prints the table and draws the plot."""
+    options = parser().parse_args(argv)
+    if options.seeds < 1 or not 0 < options.train_part < 1:
+        raise SystemExit("--seeds must be at least 1, and --train-part between 0 and 1")
+    configs = [settings(options, seed) for seed in range(options.seeds)]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for config in [] if options.table else configs:
+        if name_of(config) not in rows_of.read(options.out):
+            rows_of.add(options.out, measure(config))
+    known = rows_of.read(options.out)
+    rows = [known[name_of(config)] for config in configs if name_of(config) in known]
+    if not rows:
+        raise SystemExit(f"{options.out} has no rows of these settings; leave --table away to run them")
+    print(table(rows))
+    draw(rows, options.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
