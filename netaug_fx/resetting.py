@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.random import fork_rng
 
 from netaug_fx.errors import InputError
-from netaug_fx.split import Split, dense_net, put_reset_part_
+from netaug_fx.split import dense_net, put_reset_part_
 from netaug_fx.supernet import control, split_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -43,7 +43,7 @@ def reset_(
         torch.manual_seed((own.seed * 2**32 + own.draws) % 2**63)
         own.draws += 1
         if initialise is None:
-            _initialise_(fresh, split)
+            initialise_(fresh, split.first)
         else:
             initialise(fresh)
     _require_same_shapes(fresh, before)
@@ -52,15 +52,18 @@ def reset_(
     put_reset_part_(supernet, split, fresh)
 
 
-def _initialise_(net: nn.Module, split: Split) -> None:
-    """Children before their parents, since a parent may initialise them in another way than they do themselves."""
+def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> None:
+    """Draws all weights anew: by each module's ``reset_parameters``, or uniformly by their ``first_moments``.
+
+    Children before their parents, since a parent may initialise them in another way than they do themselves.
+    """
     for path, module in reversed(list(net.named_modules())):
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset):
             reset()
             continue
         for name, parameter in module.named_parameters(path, recurse=False):
-            mean, deviation = split.first[name]
+            mean, deviation = first[name]
             bound = math.sqrt(3.0) * deviation
             parameter.uniform_(-bound, bound).add_(mean)
 

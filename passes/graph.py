@@ -128,7 +128,7 @@ def _blocks(model: nn.Module) -> frozenset[str]:
     units = {
         path: module
         for path, module in model.named_modules()
-        if path and not type(module).__module__.startswith("torch.nn.") and _weight_matrices(module) >= 2
+        if path and not type(module).__module__.startswith("torch.nn.") and weight_matrices(module) >= 2
     }
     counts = Counter(type(module) for module in units.values())
     repeated = [path for path, module in units.items() if counts[type(module)] > 1]
@@ -139,7 +139,8 @@ def _blocks(model: nn.Module) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _weight_matrices(module: nn.Module) -> int:
+def weight_matrices(module: nn.Module) -> int:
+    """How many weight matrices and filters a module has, those of its submodules included."""
     return sum(parameter.dim() >= 2 for parameter in module.parameters())
 
 

@@ -169,7 +169,7 @@ def _compounded(
     analysis: Analysis, growing: Mapping[Var, Group], factors_of: Callable[[Group], Sequence[float]]
 ) -> dict[Var, Group]:
     """Inner groups bound to the stream that feeds their block, where there is one and one only."""
-    sources = _sources(analysis)
+    sources = sources_of(analysis)
     compounded = dict(growing)
     for var, group in growing.items():
         if group.kind != INNER:
@@ -184,7 +184,7 @@ def _compounded(
     return compounded
 
 
-def _sources(analysis: Analysis) -> dict[Var, set[Var]]:
+def sources_of(analysis: Analysis) -> dict[Var, set[Var]]:
     """For each variable, those that the weights which write it sum over."""
     found: dict[Var, set[Var]] = {}
     for tensor, dims in analysis.tensors.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,51 +20,79 @@ from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis
-from netaug_fx.passes.layout import layout_of, positions, shape
+from netaug_fx.passes.layout import Layout, Widths, layout_of, positions, shape
 from netaug_fx.passes.rewrite import Rewritten, rewrite
 from netaug_fx.passes.running import mode_of
 
-Fresh = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""Makes a tensor of a shape that takes the place of another; what both have is written over it."""
+
+@dataclass(frozen=True)
+class Resized:
+    """A tensor that takes another shape.
+
+    Attributes:
+        old: The tensor as it was.
+        layouts: Of its dimensions; groups are numbered.
+        contracted: Dimensions that the forward sums over.
+        before, after: Widths of all groups, by number.
+    """
+
+    old: Tensor
+    layouts: tuple[Layout, ...]
+    contracted: frozenset[int]
+    before: Widths
+    after: Widths
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The new shape."""
+        return shape(self.layouts, self.after)
 
 
-def resize(model: nn.Module, analysis: Analysis, sizes: Mapping[Var, int], fresh: Fresh | None = None) -> nn.Module:
+Fill = Callable[[Resized], Tensor]
+"""Makes a tensor of the new shape."""
+
+
+def resize(model: nn.Module, analysis: Analysis, sizes: Mapping[Var, int], fill: Fill | None = None) -> nn.Module:
     """A plain model in which the given widths have other sizes.
 
     Args:
         model: The model that was analysed; it is not changed.
         analysis: What ``infer`` found.
         sizes: New size of each variable that changes; at least 1.
-        fresh: Makes the tensors that grow; zeros by default.
+        fill: Makes the tensors that change; by default ``first_channels`` with zeros.
 
     Returns:
-        A copy of the model's class, whose tensors hold the first channels of each width, as many as both models have.
+        A copy of the model's class.
     """
-    return _Resizing(model, analysis, sizes, fresh or _zeros).run()
+    return _Resizing(model, analysis, sizes, fill or first_channels(_zeros)).run()
 
 
-def common_positions(
-    dims: tuple[Type, ...], sizes: Mapping[Var, int]
-) -> tuple[tuple[int, ...], list[Tensor], list[Tensor]]:
-    """For a tensor of these types: its new shape, and per dimension where what stays sits before and after."""
-    numbers = {var: number for number, var in enumerate(sizes)}
-    layouts = [layout_of(dim, numbers) for dim in dims]
-    old, new = tuple(var.size for var in sizes), tuple(sizes.values())
-    common = tuple(map(min, old, new))
-    before = [positions(layout, common, old) for layout in layouts]
-    return shape(layouts, new), before, [positions(layout, common, new) for layout in layouts]
+def first_channels(fresh: Callable[[Resized], Tensor]) -> Fill:
+    """Keeps the first channels of each width, as many as both models have; all others are ``fresh``."""
+
+    def fill(resized: Resized) -> Tensor:
+        common = tuple(map(min, resized.before, resized.after))
+        kept, new = resized.old, fresh(resized)
+        for dim, layout in enumerate(resized.layouts):
+            kept = kept.index_select(dim, positions(layout, common, resized.before).to(kept.device))
+        places = [positions(layout, common, resized.after).to(new.device) for layout in resized.layouts]
+        new[torch.meshgrid(*places, indexing="ij")] = kept.to(new)
+        return new
+
+    return fill
 
 
-def _zeros(old: Tensor, new_shape: tuple[int, ...]) -> Tensor:
-    return old.new_zeros(new_shape)
+def _zeros(resized: Resized) -> Tensor:
+    return resized.old.new_zeros(resized.shape)
 
 
 class _Resizing:
-    def __init__(self, model: nn.Module, analysis: Analysis, sizes: Mapping[Var, int], fresh: Fresh) -> None:
+    def __init__(self, model: nn.Module, analysis: Analysis, sizes: Mapping[Var, int], fill: Fill) -> None:
         self.resized = copy_model(model)
         self.analysis = analysis
         self.sizes = dict(sizes)
-        self.fresh = fresh
+        self.fill = fill
+        self.numbers = {var: number for number, var in enumerate(sizes)}
         self.made: dict[int, Tensor] = {}  # by the id of the tensor it takes the place of: tied ones share
 
     def run(self) -> nn.Module:
@@ -83,24 +112,24 @@ class _Resizing:
 
     def _resize_(self, path: str, store: dict[str, Any]) -> None:
         for name, old in store.items():
-            dims = self.analysis.tensors.get(f"{path}.{name}" if path else name)
+            full = f"{path}.{name}" if path else name
+            dims = self.analysis.tensors.get(full)
             if old is None or dims is None or not self._changes(dims):
                 continue
             if id(old) not in self.made:
-                self.made[id(old)] = self._tensor(old, dims)
+                self.made[id(old)] = self._tensor(old, full, dims)
             store[name] = self.made[id(old)]
 
     def _changes(self, dims: tuple[Type, ...]) -> bool:
         return any(var in self.sizes for dim in dims for var in channels.variables(dim))
 
-    def _tensor(self, old: Tensor, dims: tuple[Type, ...]) -> Tensor:
-        new_shape, before, after = common_positions(dims, self.sizes)
+    def _tensor(self, old: Tensor, name: str, dims: tuple[Type, ...]) -> Tensor:
+        owner = self.analysis.owners[name]
+        contracted = frozenset(dim for dim in range(len(dims)) if (owner, dim) in self.analysis.readers)
+        layouts = tuple(layout_of(dim, self.numbers) for dim in dims)
+        before, after = tuple(var.size for var in self.sizes), tuple(self.sizes.values())
         with torch.no_grad():
-            new = self.fresh(old.detach(), new_shape).to(dtype=old.dtype, device=old.device)
-            kept = old.detach()
-            for dim, places in enumerate(before):
-                kept = kept.index_select(dim, places.to(old.device))
-            new[torch.meshgrid(*(places.to(old.device) for places in after), indexing="ij")] = kept
+            new = self.fill(Resized(old.detach(), layouts, contracted, before, after)).to(old)
         return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
     # -- integers and forwards ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, SHARED, STATISTIC, El
 from netaug_fx.elastic import STATE, Active, ForwardSource, ModuleState, elastic_class, integer_attributes
 from netaug_fx.passes.channels import Type
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.drawing import draw_beside_
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Layout, groups_in, layout_of, shape, size
 from netaug_fx.passes.plan import Plan
@@ -140,22 +141,10 @@ class _Widening:
         block = torch.empty(block_shape, dtype=torch.float32)
         if not base.dtype.is_floating_point and not base.dtype.is_complex:
             return torch.zeros(block_shape, dtype=base.dtype, device=base.device)
-        self._initialise_(block, base, tensor)
+        contracted = tensor.contracted
+        fan_in = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in contracted)
+        draw_beside_(block, base, fan_in if contracted else None, self.generator)
         return block.to(dtype=base.dtype, device=base.device)
-
-    def _initialise_(self, block: Tensor, base: Tensor, tensor: ElasticTensor) -> None:
-        """Draws from the original tensor's own distribution, with the variance cut as the fan-in grows.
-
-        A weight's outputs then have the scale at the widest draw that they have in the target (Kaiming's rule, with the
-        layer's own gain). Constant tensors (norms, layer scales) are continued; weights that are all zero stay so.
-        """
-        values = base.detach().float()
-        mean, spread = (values.mean().item(), values.std(correction=0).item()) if values.numel() else (0.0, 0.0)
-        if tensor.contracted:
-            grown = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in tensor.contracted)
-            mean, spread = 0.0, math.sqrt((spread**2 + mean**2) / grown)
-        bound = math.sqrt(3.0) * spread
-        block.uniform_(-bound, bound, generator=self.generator).add_(mean)
 
     # -- integers and forwards ---------------------------------------------------------------------
 
