@@ -23,12 +23,12 @@ from netaug_fx.example_inputs import checked_model
 from netaug_fx.passes.channels import Var
 from netaug_fx.passes.check_real import check_target
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.drawing import first_moments
 from netaug_fx.passes.graph import Group
 from netaug_fx.passes.observe import observe, outputs_of
 from netaug_fx.passes.plan import Plan, with_parents
 from netaug_fx.passes.resize import resize
 from netaug_fx.passes.widen import widen
-from netaug_fx.resetting import first_moments
 from netaug_fx.split import Split, dense_net, put_reset_part_, without_values
 from netaug_fx.supernet import Supernet, install, split_of
 

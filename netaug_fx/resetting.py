@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.random import fork_rng
 
 from netaug_fx.errors import InputError
+from netaug_fx.passes.drawing import initialise_
 from netaug_fx.split import dense_net, put_reset_part_
 from netaug_fx.supernet import control, split_of
 
@@ -52,22 +52,6 @@ def reset_(
     put_reset_part_(supernet, split, fresh)
 
 
-def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> None:
-    """Draws all weights anew: by each module's ``reset_parameters``, or uniformly by their ``first_moments``.
-
-    Children before their parents, since a parent may initialise them in another way than they do themselves.
-    """
-    for path, module in reversed(list(net.named_modules())):
-        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-        if callable(reset):
-            reset()
-            continue
-        for name, parameter in module.named_parameters(path, recurse=False):
-            mean, deviation = first[name]
-            bound = math.sqrt(3.0) * deviation
-            parameter.uniform_(-bound, bound).add_(mean)
-
-
 def _take_norms_from_(net: nn.Module, source: nn.Module) -> None:
     for module, other in zip(net.modules(), source.modules(), strict=True):
         if _is_norm(module):
@@ -91,14 +75,3 @@ def _require_same_shapes(fresh: nn.Module, before: nn.Module) -> None:
                 f"initialise must fill the parameters of the net that it is given, and changed {name!r} from "
                 f"{list(shape)} to {list(shapes[1].get(name, ()))}"
             )
-
-
-def first_moments(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of every parameter, by name."""
-    return {name: _moments(parameter.detach()) for name, parameter in model.named_parameters(remove_duplicate=False)}
-
-
-def _moments(values: Tensor) -> tuple[float, float]:
-    if not values.numel():
-        return 0.0, 0.0
-    return values.double().mean().item(), values.double().std(correction=0).item()

@@ -16,10 +16,10 @@ from torch.utils import _pytree as pytree
 
 from netaug_fx.errors import CheckError, InputError
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.drawing import first_moments, initialise_
 from netaug_fx.passes.infer import Inputs
 from netaug_fx.passes.running import neutral, output_tensors
 from netaug_fx.passes.stages import repeatable_blocks
-from netaug_fx.resetting import first_moments, initialise_
 
 FRESH, IDENTITY = "fresh", "identity"
 _TOLERANCE = 1e-5

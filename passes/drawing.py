@@ -1,11 +1,12 @@
-"""Drawing: weights beside present ones, of the same distribution."""
+"""Drawing: weights anew, and weights beside present ones, of the same distribution."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def draw_beside_(new: Tensor, base: Tensor, fan_in: float | None, generator: torch.Generator) -> None:
@@ -26,3 +27,30 @@ def draw_beside_(new: Tensor, base: Tensor, fan_in: float | None, generator: tor
         mean, spread = 0.0, math.sqrt((spread**2 + mean**2) / fan_in)
     bound = math.sqrt(3.0) * spread
     new.uniform_(-bound, bound, generator=generator).add_(mean)
+
+
+def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> None:
+    """Draws all weights anew: by each module's ``reset_parameters``, or uniformly by their ``first_moments``.
+
+    Children before their parents, since a parent may initialise them in another way than they do themselves.
+    """
+    for path, module in reversed(list(net.named_modules())):
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+            continue
+        for name, parameter in module.named_parameters(path, recurse=False):
+            mean, deviation = first[name]
+            bound = math.sqrt(3.0) * deviation
+            parameter.uniform_(-bound, bound).add_(mean)
+
+
+def first_moments(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of every parameter, by name."""
+    return {name: _moments(parameter.detach()) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    if not values.numel():
+        return 0.0, 0.0
+    return values.double().mean().item(), values.double().std(correction=0).item()
