@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from netaug_fx.api import augment, inspect
 from netaug_fx.calibration import calibrate_
 from netaug_fx.distillation import Distillation
+from netaug_fx.enlargement import Enlarged, enlarge
 from netaug_fx.errors import NetAugError
 from netaug_fx.evolution import evolve
 from netaug_fx.inspection import Inspection
@@ -30,6 +31,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "Distillation",
+    "Enlarged",
     "Group",
     "Inspection",
     "NetAugError",
@@ -39,6 +41,7 @@ __all__ = [
     "Supernet",
     "augment",
     "calibrate_",
+    "enlarge",
     "evolve",
     "extract",
     "inspect",

@@ -1,0 +1,194 @@
+"""Candidates: a net with a stage wider or deeper, or with larger images, brought to a number of multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from netaug_fx.api import Compiled, compile_model
+from netaug_fx.errors import CheckError, NetAugError
+from netaug_fx.passes.channels import Var
+from netaug_fx.passes.deepen import insert_block
+from netaug_fx.passes.fake_macs import at_resolution, fake_macs
+from netaug_fx.passes.graph import Group
+from netaug_fx.passes.grow import grow
+from netaug_fx.passes.growth import predicted_macs
+from netaug_fx.passes.infer import Inputs
+from netaug_fx.passes.stages import Stage, find_stages
+
+WIDTH, DEPTH, RESOLUTION = "width", "depth", "resolution"
+DIMS = (WIDTH, DEPTH, RESOLUTION)
+_WIDEST = 64.0  # no stage grows by more at once
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net on its way: the model, the side of its images, and the multiply-adds of one.
+
+    Attributes:
+        inputs: One image of that side, as the model takes it; two, where a norm needs them.
+    """
+
+    model: nn.Module
+    resolution: int
+    macs: int
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is enlarged: the width or the depth of a stage, or the resolution (``stage`` is then empty)."""
+
+    dim: str
+    stage: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.dim} of {self.stage}" if self.stage else self.dim
+
+
+def net_of(model: nn.Module, inputs: Inputs) -> Net:
+    """A net as it stands."""
+    images = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() == 4]
+    side = images[0].shape[-1] if images else 0
+    return Net(model, side, _macs(model, inputs), inputs)
+
+
+def _macs(model: nn.Module, inputs: Inputs) -> int:
+    batch = next(t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor))
+    return fake_macs(model, inputs) // int(batch)
+
+
+def compiled(net: Net) -> Compiled:
+    """The net analysed, and checked on nets that are wider."""
+    return compile_model(net.model, _a_little_wider, example_inputs=net.inputs, allow_nothing=True)
+
+
+def _a_little_wider(group: Group) -> float:
+    return max(1.5, (group.width + 3) / group.width)
+
+
+def moves_of(net: Net, dims: Sequence[str]) -> tuple[Move, ...]:
+    """What can be enlarged in a net, in a fixed order."""
+    found = compiled(net)
+    growing = {group.name for group in found.plan.groups}
+    stages = find_stages(net.model, found.analysis, found.inputs)
+    return tuple(_moves(stages, growing, net.resolution, dims))
+
+
+def _moves(stages: Sequence[Stage], growing: set[str], resolution: int, dims: Sequence[str]) -> Iterator[Move]:
+    if WIDTH in dims:
+        yield from (Move(WIDTH, s.name) for s in stages if growing.intersection((*s.streams, *s.inner)))
+    if DEPTH in dims:
+        yield from (Move(DEPTH, stage.name) for stage in stages if stage.blocks)
+    if RESOLUTION in dims and resolution:
+        yield Move(RESOLUTION)
+
+
+def enlarged(net: Net, move: Move, target: int, *, preserve: bool, pixels: int, seed: int) -> Net | None:
+    """The net with one thing enlarged until it has about ``target`` multiply-adds.
+
+    Blocks and pixels come in steps; what is left to the target is made up by the width of the same stage, or of all
+    stages where the images are larger.
+
+    Args:
+        net: What is enlarged; it is not changed.
+        move: What to enlarge.
+        target: Multiply-adds of one image.
+        preserve: Insert identities and copied channels, so that the function stays the same.
+        pixels: The side of the images grows by multiples of this.
+        seed: Of what is drawn.
+
+    Returns:
+        The larger net; None where one block, or one step of pixels, is too much, or where the net cannot take it.
+    """
+    try:
+        if move.dim == DEPTH:
+            deeper = _deepened(net, move.stage, target, preserve, seed)
+            return None if deeper is None else _widened(deeper, move.stage, target, preserve, seed)
+        if move.dim == RESOLUTION:
+            larger = _at_larger_images(net, target, pixels)
+            return None if larger is None else _widened(larger, "", target, preserve, seed)
+        return _widened(net, move.stage, target, preserve, seed)
+    except CheckError:
+        return None
+
+
+def _deepened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net | None:
+    deeper = net
+    while True:
+        found = find_stages(deeper.model, (ready := compiled(deeper)).analysis, ready.inputs)
+        block = next(each.blocks[-1] for each in found if each.name == stage)
+        how = "identity" if preserve else "fresh"
+        model = insert_block(deeper.model, block, deeper.inputs, how=how, seed=seed)
+        after = _macs(model, net.inputs)
+        if after > target or after == deeper.macs:
+            return None if deeper is net else deeper
+        deeper = Net(model, net.resolution, after, net.inputs)
+
+
+def _at_larger_images(net: Net, target: int, pixels: int) -> Net | None:
+    larger = net
+    while True:
+        side = larger.resolution + pixels
+        inputs = at_resolution(net.inputs, side)
+        try:
+            after = _macs(net.model, inputs)
+        except NetAugError:  # a net for some sizes only
+            return None if larger is net else larger
+        if after > target:
+            return None if larger is net else larger
+        larger = Net(net.model, side, after, _drawn(inputs))
+
+
+def _drawn(inputs: Inputs) -> Inputs:
+    """Images of noise: batches of zeros have no statistics to compare nets by."""
+    generator = torch.Generator().manual_seed(0)
+    drawn: Inputs = pytree.tree_map_only(
+        Tensor, lambda t: torch.randn(t.shape, generator=generator).to(t) if t.dim() == 4 else t, inputs
+    )
+    return drawn
+
+
+def _widened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net:
+    """One stage, or all for an empty name, by the one factor that comes closest to the target."""
+    found = compiled(net)
+    names = {
+        name
+        for each in find_stages(net.model, found.analysis, found.inputs)
+        if stage in ("", each.name)
+        for name in (*each.streams, *each.inner)
+    }
+    growing = {var: found.plan.groups[number] for var, number in found.plan.numbers.items()}
+    widths = {var: group.width for var, group in growing.items() if group.name in names}
+    base = predicted_macs(found.analysis, {})
+
+    def macs_at(factor: float) -> float:
+        return net.macs * predicted_macs(found.analysis, _times(widths, factor)) / base
+
+    sizes = _times(widths, _closest(macs_at, target))
+    if all(size == var.size for var, size in sizes.items()):
+        return net
+    how = "replicate" if preserve else "fresh"
+    model = grow(net.model, found.analysis, sizes, found.inputs, how=how, seed=seed)
+    return Net(model, net.resolution, _macs(model, net.inputs), net.inputs)
+
+
+def _times(widths: dict[Var, int], factor: float) -> dict[Var, int]:
+    return {var: round(width * factor) for var, width in widths.items()}
+
+
+def _closest(macs_at: Callable[[float], float], target: int) -> float:
+    """The factor whose multiply-adds, which rise with it in steps, are closest to the target."""
+    low, high = 1.0, 1.0
+    while macs_at(high) < target and high < _WIDEST:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if macs_at(middle) < target else (low, middle)
+    below: Any = abs(macs_at(low) - target)
+    return low if below <= abs(macs_at(high) - target) else high
