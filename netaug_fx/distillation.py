@@ -28,7 +28,7 @@ class Distillation:
         >>> import torch
         >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
         >>> round(float(Distillation(temperature=2.0)(student, teacher)), 3)
-        0.115
+        0.105
     """
 
     weight: float = 1.0

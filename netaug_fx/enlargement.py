@@ -133,7 +133,7 @@ def enlarge(
         ...     return -sum(parameter.numel() for parameter in model.parameters())
         >>> found = netaug_fx.enlarge(digits_net(), macs=150_000, evaluate=evaluate, dims=["width"])
         >>> [str(step.accepted.move) for step in found.steps]
-        ['width of stem.conv']
+        ['width of blocks.0.body.project.conv']
     """
     checked_model(model)
     _check(step, dims, pixels, macs)
