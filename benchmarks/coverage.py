@@ -77,6 +77,7 @@ def _work(zoo: str, name: str, memory: float, onnx: bool, answer: Connection) ->
     try:
         with tempfile.TemporaryDirectory() as folder:
             row = check_net(zoo_module(zoo).net(name), Path(folder) if onnx else None)
+            row = json.loads(json.dumps(row).replace(f"{folder}{os.sep}", ""))  # messages name files in it
     except MemoryError as error:
         row = {"counted": False, "crashed": f"out of memory ({memory:g} GiB): {error}"}
     except Exception as error:  # a net that breaks the checks themselves is a failure to be listed
