@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from netaug_fx.assembly import STATISTIC, ElasticTensor, assemble, disassemble
-from netaug_fx.elastic import STATE, ModuleState
 from netaug_fx.passes.graph import INNER
 from netaug_fx.passes.layout import Grow, Widths, arrange, coordinates, groups_in, positions, shape
+from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import check_kinds, control
 
 Orders = Mapping[int, Tensor]
@@ -43,8 +43,8 @@ def sort_channels_(
     with torch.no_grad():
         orders = _orders(supernet, chosen, widest)
         done: set[int] = set()
-        for module, tensor in _tensors(supernet):
-            base = _registered(module, tensor.name)
+        for module, tensor in elastic_tensors(supernet):
+            base = registered(module, tensor.name)
             if id(base) in done or not any(groups_in(layout) & chosen for layout in tensor.layouts):
                 continue
             done.add(id(base))
@@ -55,25 +55,12 @@ def sort_channels_(
     own.calibrated.clear()
 
 
-def _tensors(supernet: nn.Module) -> Iterator[tuple[nn.Module, ElasticTensor]]:
-    for module in supernet.modules():
-        state = module.__dict__.get(STATE)
-        if isinstance(state, ModuleState):
-            yield from ((module, tensor) for tensor in state.tensors.values())
-
-
-def _registered(module: nn.Module, name: str) -> Tensor:
-    tensor = module._parameters[name] if name in module._parameters else module._buffers[name]
-    assert tensor is not None
-    return tensor
-
-
 def _orders(supernet: nn.Module, chosen: set[int], widest: Widths) -> Orders:
     """Channels of each group by falling L1 norm of the weights that sum over them."""
     importance = {number: torch.zeros(widest[number], dtype=torch.double) for number in chosen}
     seen: set[int] = set()
-    for module, tensor in _tensors(supernet):
-        base = _registered(module, tensor.name)
+    for module, tensor in elastic_tensors(supernet):
+        base = registered(module, tensor.name)
         if id(base) in seen or not any(groups_in(tensor.layouts[dim]) & chosen for dim in tensor.contracted):
             continue
         seen.add(id(base))
@@ -87,8 +74,8 @@ def _orders(supernet: nn.Module, chosen: set[int], widest: Widths) -> Orders:
 
 
 def _assembled(module: nn.Module, tensor: ElasticTensor, widest: Widths) -> Tensor:
-    blocks = [_registered(module, extra) for extra in tensor.extras]
-    return assemble(_registered(module, tensor.name), blocks, tensor, widest, widest)
+    blocks = [registered(module, extra) for extra in tensor.extras]
+    return assemble(registered(module, tensor.name), blocks, tensor, widest, widest)
 
 
 def _reordered(full: Tensor, tensor: ElasticTensor, widest: Widths, orders: Orders) -> Tensor:
@@ -108,8 +95,8 @@ def _permute_(
     orders: Orders,
     optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    base = _registered(module, tensor.name)
-    blocks = [_registered(module, extra) for extra in tensor.extras]
+    base = registered(module, tensor.name)
+    blocks = [registered(module, extra) for extra in tensor.extras]
     full = _reordered(assemble(base, blocks, tensor, widest, widest), tensor, widest, orders)
     if optimizer is not None:
         _permute_state_(optimizer, base, blocks, tensor, widest, orders)

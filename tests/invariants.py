@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import netaug_fx
-from netaug_fx.assembly import STATISTIC, ElasticTensor
-from netaug_fx.elastic import STATE, ModuleState
+from netaug_fx.assembly import STATISTIC
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.layout import positions, shape
 from netaug_fx.passes.running import output_tensors
+from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import Supernet, control
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -125,19 +125,6 @@ def assert_every_width_runs(supernet: nn.Module, inputs: Inputs) -> None:
             for a, b in zip(got, expected, strict=True):
                 assert a.shape == b.shape
                 assert torch.isfinite(a).all() or not torch.isfinite(b).all()
-
-
-def elastic_tensors(supernet: nn.Module) -> Iterator[tuple[nn.Module, ElasticTensor]]:
-    for module in supernet.modules():
-        state = module.__dict__.get(STATE)
-        if isinstance(state, ModuleState):
-            yield from ((module, tensor) for tensor in state.tensors.values())
-
-
-def registered(module: nn.Module, name: str) -> Tensor:
-    found = module._parameters.get(name, module._buffers.get(name))
-    assert found is not None, name
-    return found
 
 
 def contracted_blocks(supernet: nn.Module) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class BesideLabels:
+class BesideLabels(ABC):
     """What adds to the loss on the labels."""
 
     def __init__(self, weight: float) -> None:
@@ -22,9 +23,9 @@ class BesideLabels:
         """Within it the net runs; what a loss needs of its inside is kept."""
         yield
 
+    @abstractmethod
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The term for a batch: logits ``[n, classes]``, labels ``[n]``."""
-        raise NotImplementedError
 
 
 class ClassWise(BesideLabels):

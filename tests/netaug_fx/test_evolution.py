@@ -17,8 +17,9 @@ from netaug_fx.errors import InputError, PlanError
 from netaug_fx.models import resnet18
 from netaug_fx.passes.compare_split import check_fit
 from netaug_fx.passes.macs import count
+from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import Supernet, split_of
-from tests.invariants import assert_equal, elastic_tensors, loss, registered, run
+from tests.invariants import assert_equal, loss, run
 from tests.wirings import WIRINGS
 
 COPIED = [name for name, wiring in WIRINGS.items() if wiring.copies and wiring.expect != "pinned"]
