@@ -27,8 +27,9 @@ def reset_(
     Args:
         supernet: What ``evolve`` returned.
         initialise: Called with the dense net, initialises it in place as the model does when it is made; its reset
-            hypothesis is then taken over. By default each layer's ``reset_parameters``; parameters of modules without
-            it are drawn uniformly, with the mean and standard deviation that they had when the model was split.
+            hypothesis is then taken over. By default each layer's ``reset_parameters``; parameters that it does not
+            write (of modules without one, or behind weight normalisation) are drawn uniformly, with the mean and
+            standard deviation that they had when the model was split. Frozen parameters stay.
         reset_norm: Reset norms, too: their affine parameters and running statistics. By default they go on.
 
     Raises:
@@ -41,7 +42,6 @@ def reset_(
     fresh = dense_net(supernet, split)
     with fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
         torch.manual_seed((own.seed * 2**32 + own.draws) % 2**63)
-        own.draws += 1
         if initialise is None:
             initialise_(fresh, split.first)
         else:
@@ -49,20 +49,37 @@ def reset_(
     _require_same_shapes(fresh, before)
     if not reset_norm:
         _take_norms_from_(fresh, before)
+    _take_frozen_from_(fresh, before)
+    own.draws += 1
     put_reset_part_(supernet, split, fresh)
 
 
 def _take_norms_from_(net: nn.Module, source: nn.Module) -> None:
-    for module, other in zip(net.modules(), source.modules(), strict=True):
-        if _is_norm(module):
-            module.load_state_dict(other.state_dict())
+    """Norms' own tensors alone: what is below a module of the user's that is a norm itself is not one."""
+    with torch.no_grad():
+        for module, other in zip(net.modules(), source.modules(), strict=True):
+            if _is_norm(module):
+                for store in ("_parameters", "_buffers"):
+                    for name, tensor in getattr(module, store).items():
+                        if tensor is not None:
+                            tensor.copy_(getattr(other, store)[name])
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """A norm of torch, or a module of the user's own whose parameters are all vectors, which scale and shift."""
+    """A norm of torch, or a leaf of the user's own that is called one and scales and shifts by vectors."""
+    if isinstance(module, _NORMS):
+        return True
     own = list(module.parameters(recurse=False))
-    of_the_user = not type(module).__module__.startswith("torch.nn.")
-    return isinstance(module, _NORMS) or (of_the_user and bool(own) and all(p.dim() <= 1 for p in own))
+    leaf = next(module.children(), None) is None
+    return leaf and "norm" in type(module).__name__.lower() and bool(own) and all(p.dim() <= 1 for p in own)
+
+
+def _take_frozen_from_(net: nn.Module, source: nn.Module) -> None:
+    """What is not trained is not drawn anew: nothing would make it right again."""
+    with torch.no_grad():
+        for parameter, other in zip(net.parameters(), source.parameters(), strict=True):
+            if not parameter.requires_grad:
+                parameter.copy_(other)
 
 
 def _require_same_shapes(fresh: nn.Module, before: nn.Module) -> None:

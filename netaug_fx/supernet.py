@@ -195,6 +195,10 @@ class Supernet(nn.Module):
         own = control(self)
         chosen = own.as_widths(own.sample() if widths is None else widths)
         active = own.active
+        if own.split is not None and active.widths is not None:
+            raise InputError(
+                "augmented() was called within dense(), whose norm statistics would be lost: leave it first"
+            )
         before = active.widths, active.statistics
         if self.training:
             own.calibrated.clear()  # the weights they were estimated for are about to change
@@ -222,8 +226,10 @@ class Supernet(nn.Module):
         try:
             yield
         finally:
-            keep_shared_(self, own.active)
-            own.active.widths, own.active.scratch = None, {}
+            try:
+                keep_shared_(self, own.active)
+            finally:
+                own.active.widths, own.active.scratch = None, {}
 
     @_shy_method
     def target_state_dict(self) -> dict[str, Any]:

@@ -30,19 +30,22 @@ def draw_beside_(new: Tensor, base: Tensor, fan_in: float | None, generator: tor
 
 
 def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> None:
-    """Draws all weights anew: by each module's ``reset_parameters``, or uniformly by their ``first_moments``.
+    """Draws all weights anew: by each module's ``reset_parameters``; what that does not write, by ``first_moments``.
 
     Children before their parents, since a parent may initialise them in another way than they do themselves.
     """
     for path, module in reversed(list(net.named_modules())):
+        own = dict(module.named_parameters(path, recurse=False))
+        before = {name: parameter._version for name, parameter in own.items()}
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset):
             reset()
-            continue
-        for name, parameter in module.named_parameters(path, recurse=False):
-            mean, deviation = first[name]
-            bound = math.sqrt(3.0) * deviation
-            parameter.uniform_(-bound, bound).add_(mean)
+        for name, parameter in own.items():
+            # Behind weight normalisation or pruning, it wrote what is computed from this one.
+            if parameter._version == before[name] and parameter.is_floating_point():
+                mean, deviation = first[name]
+                bound = math.sqrt(3.0) * deviation
+                parameter.uniform_(-bound, bound).add_(mean)
 
 
 def first_moments(model: nn.Module) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -58,6 +58,8 @@ FLAGS = {
 
 class RunConfig(Section):
     """What decides the result of any run."""
+
+    verb: ClassVar[str] = "train"
 
     model: ModelConfig = Field(default=ModelConfig(), description="The net.")
     data: DataConfig = Field(default=DataConfig(), description="The images.")
@@ -118,6 +120,8 @@ class TrainConfig(RunConfig):
 
 class EvolveConfig(RunConfig):
     """The settings of ``netaug-fx evolve``; ``optim`` is that of each generation."""
+
+    verb: ClassVar[str] = "evolve"
 
     model: ModelConfig = Field(default=ModelConfig(name="resnet20"), description="The net.")
     data: DataConfig = Field(default=DataConfig(batch_size=32), description="The images.")

@@ -50,7 +50,7 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
                 arm.seconds, started = arm.seconds + saved - started, saved
                 arm.save()
             if stopping and not ended:
-                raise Interrupted(arm.folder.parent)
+                raise Interrupted(arm.folder.parent, arm.config.verb)
         _require_finite(arm, weights=True)
         _end_epoch(arm)
         arm.seconds += time.monotonic() - started
@@ -59,7 +59,7 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
         progress.end_epoch(arm.name, arm.history[-1], epochs)
         (stopping,) = _agreed(arm, stop.requested)
         if stopping and arm.epoch < epochs:
-            raise Interrupted(arm.folder.parent)
+            raise Interrupted(arm.folder.parent, arm.config.verb)
 
 
 def _train_epoch(arm: Arm) -> Iterator[None]:

@@ -29,7 +29,7 @@ from torch import nn
 
 import netaug_fx
 from netaug_fx.atomic import write_text
-from netaug_fx.errors import CheckpointError, ExportError
+from netaug_fx.errors import CheckpointError, ExportError, InputError
 from netaug_fx.passes.macs import count
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.supernet import control
@@ -147,7 +147,15 @@ def beside_labels(config: EvolveConfig, task: Task, net: nn.Module) -> BesideLab
         return ClassWise(evolve.loss_weight, evolve.temperature)
     if evolve.loss == "triplet":
         names = classifier_tensors(net.state_dict(), config.model, len(task.classes), task.channels)
-        return Triplet(evolve.loss_weight, evolve.margin, next(iter(names)).rpartition(".")[0])
+        paths = {name.rpartition(".")[0] for name in names}
+        # the same one in every process: the last of them in the model's own order
+        path = next((path for path, _ in reversed(list(net.named_modules())) if path in paths), "")
+        if not path:
+            raise InputError(
+                f"evolve.loss: triplet (--loss) compares what the classifier reads, and {config.model.name} has no "
+                "module of its own for it; take class_wise, or put the classifier into a module"
+            )
+        return Triplet(evolve.loss_weight, evolve.margin, path)
     return None
 
 

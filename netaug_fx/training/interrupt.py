@@ -15,8 +15,8 @@ class Interrupted(RunError):
 
     exit_code = 130
 
-    def __init__(self, run: Path) -> None:
-        super().__init__(f"interrupted; everything so far is saved. Continue with: netaug-fx train --resume {run}")
+    def __init__(self, run: Path, verb: str) -> None:
+        super().__init__(f"interrupted; everything so far is saved. Continue with: netaug-fx {verb} --resume {run}")
 
 
 class StopRequest:

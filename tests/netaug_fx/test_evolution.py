@@ -301,3 +301,52 @@ def test_the_documents_loop_runs() -> None:
     exec(compile(block, "evolve.md", "exec"), names)
     assert type(names["dense"]) is type(names["slim"])
     assert names["slim"].conv1.out_channels == 8
+
+
+class Scaled(nn.Module):
+    """A vector of its own beside layers: neither it nor what is below it is a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((8,), 0.5))
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x) * self.gamma)
+        return y
+
+
+@pytest.mark.parametrize("method", ["kels", "wels"])
+def test_layers_below_a_module_with_a_vector_of_its_own_are_reset(method: str) -> None:
+    supernet = netaug_fx.evolve(Scaled(), 0.5, method, example_inputs=torch.zeros(2, 4))
+    before = tensors(netaug_fx.extract(supernet, dense=True))
+    netaug_fx.reset_(supernet)
+    assert differing(before, tensors(netaug_fx.extract(supernet, dense=True))) >= {"a.weight", "a.bias", "b.weight"}
+
+
+def test_weights_that_a_hook_computes_are_reset() -> None:
+    layer = nn.utils.weight_norm(nn.Linear(4, 8))  # torch warns that it is old
+    supernet = netaug_fx.evolve(nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 3)), 0.5, "wels")
+    before = tensors(supernet)
+    netaug_fx.reset_(supernet)
+    assert differing(before, tensors(supernet)) >= {"0.weight_v", "0.weight_g"}
+
+
+def test_frozen_parameters_stay() -> None:
+    model = net()
+    model[3].weight.requires_grad_(False)
+    supernet = netaug_fx.evolve(model, 0.5, example_inputs=torch.zeros(2, 3, 8, 8))
+    before = tensors(netaug_fx.extract(supernet, dense=True))
+    netaug_fx.reset_(supernet)
+    changed = differing(before, tensors(netaug_fx.extract(supernet, dense=True)))
+    assert "3.weight" not in changed
+    assert "0.weight" in changed
+
+
+def test_a_wider_pass_within_a_dense_one_is_refused() -> None:
+    supernet = split_net()
+    with supernet.dense():
+        supernet(torch.zeros(2, 3, 8, 8))
+        with pytest.raises(InputError, match=r"within dense\(\), whose norm statistics"), supernet.augmented():
+            supernet(torch.zeros(2, 3, 8, 8))
+    assert netaug_fx.extract(supernet, dense=True)[1].num_batches_tracked == 1  # type: ignore[index]

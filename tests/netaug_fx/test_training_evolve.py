@@ -150,7 +150,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 
     with monkeypatch.context() as patched:
         at_step(patched, step, interrupt)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted, match="netaug-fx evolve --resume"):
             evolve_run.start(settings, folder)
     assert not (folder / "report.json").exists()
     evolve_run.resume(folder)
