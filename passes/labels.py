@@ -23,13 +23,12 @@ from netaug_fx.passes.rules import tensor_leaves
 _MOVING = frozenset(
     "aten::" + name
     for name in (
-        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
-        "slice", "split",
-        "split_with_sizes", "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle",
-        "pixel_unshuffle",
+        "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "expand", "slice", "split", "split_with_sizes",
+        "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle",
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
     )
 )  # fmt: skip
+_PERMUTING = frozenset("aten::" + name for name in ("permute", "transpose", "t"))
 _LARGEST = 1 << 27
 
 
@@ -46,7 +45,12 @@ def misplaced(
         checked: Calls that were found right already, at these widths, to be added to.
         ran: The operator that ran in its place in the widened net, where it is another.
     """
-    if record.func._schema.name not in _MOVING or not any(_grows(dims, widths) for dims in record.dims):
+    if not any(_grows(dims, widths) for dims in record.dims):
+        return ""
+    names = {record.func._schema.name, (ran or record.func)._schema.name}
+    if names <= _PERMUTING:
+        return _mispermuted(record, args, kwargs, ran or record.func)
+    if record.func._schema.name not in _MOVING | _PERMUTING:
         return ""
     operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
     tensors = tensor_leaves((args, kwargs))
@@ -74,6 +78,19 @@ def misplaced(
                 return f"{record.op} moves the original's channels elsewhere than its types say"
     checked.add(key)
     return ""
+
+
+def _mispermuted(record: OpRecord, args: Any, kwargs: Any, ran: Any) -> str:
+    """As ``misplaced``, of an operator that changes nothing but the order of dimensions: however large they are."""
+    operand = next(leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf))
+    with _disable_current_modes():
+        probe = torch.empty(tuple(range(len(operand.shape))), device="meta")  # each dimension has its index for a size
+        before = _call(record.func, record.arguments, [probe]).shape
+        after = _call(ran, (args, kwargs), [probe]).shape
+    expected = [channels.resolve(operand.dims[index]) for index in before]
+    if before == after and expected == [channels.resolve(dim) for dim in record.dims[0]]:
+        return ""
+    return f"{record.op} moves the original's channels elsewhere than its types say"
 
 
 def _labels(operands: list[Operand], widths: Mapping[Var, int]) -> tuple[list[Tensor], list[Tensor]]:

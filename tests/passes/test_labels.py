@@ -37,7 +37,6 @@ def recorded(function: Callable[..., Any], *operands: Tensor) -> tuple[OpRecord,
 
 
 RIGHT: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
-    ("permute", lambda t: t.permute(1, 0, 2), ([1, 0, 2],)),
     ("unsqueeze", lambda t: t.unsqueeze(1), (1,)),
     ("repeat", lambda t: t.repeat(1, 2, 1), ([1, 2, 1],)),
     ("pad", lambda t: F.pad(t, (0, 0, 1, 2)), ([0, 0, 1, 2],)),
@@ -97,14 +96,36 @@ def test_expanding_into_new_channels_is_no_mistake() -> None:
     assert misplaced(mode.records[-1], (torch.zeros(2, 1, 5), [2, 7, 5]), {}, {var: 7}, set()) == ""
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments", "other"),
+    [
+        (lambda t: t.permute(2, 0, 1), ([2, 0, 1],), ([1, 2, 0],)),
+        (lambda t: t.transpose(1, 2), (1, 2), (0, 1)),
+        (lambda t: t.flatten(1).t(), (), None),
+    ],
+    ids=["permute", "transpose", "t"],
+)
+def test_an_order_of_dimensions_is_held_however_many_elements_there_are(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], arguments: tuple[Any, ...], other: Any
+) -> None:
+    monkeypatch.setattr("netaug_fx.passes.labels._LARGEST", 1)
+    record, (wide,), widths = recorded(function, x(2, 4, 1))
+    wide = wide if other else wide.flatten(1)
+    assert misplaced(record, (wide, *arguments), {}, widths, set()) == ""
+    swapped = replace(record, dims=(record.dims[0][::-1],))
+    assert MOVED in misplaced(swapped, (wide, *arguments), {}, widths, set())
+    if other:
+        assert MOVED in misplaced(record, (wide, *other), {}, widths, set())
+
+
 def test_operators_that_compute_are_left_alone() -> None:
     record, wide, widths = recorded(torch.relu, x(2, 4))
     assert misplaced(with_result(record, 0, record.dims[0][1]), (wide[0],), {}, widths, set()) == ""
 
 
 def test_a_call_found_right_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    record, (wide,), widths = recorded(lambda t: t.permute(1, 0, 2), x(2, 4, 5))
+    record, (wide,), widths = recorded(lambda t: t.unsqueeze(1), x(2, 4, 5))
     checked: set[Any] = set()
-    misplaced(record, (wide, [1, 0, 2]), {}, widths, checked)
+    misplaced(record, (wide, 1), {}, widths, checked)
     monkeypatch.setattr("netaug_fx.passes.labels._call", lambda *_: pytest.fail("run again"))
-    assert misplaced(record, (wide, [1, 0, 2]), {}, widths, checked) == ""
+    assert misplaced(record, (wide, 1), {}, widths, checked) == ""
