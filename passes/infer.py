@@ -278,8 +278,8 @@ class _Inference:
                 raise
             except Exception as error:
                 if replaced:
-                    raise _TraceFailed(mode.failed_in(error), error) from error
-                raise TraceError(_failure(mode.failed_in(error), training, error)) from error
+                    raise _TraceFailed(mode.running, error) from error
+                raise TraceError(_failure(mode.running, training, error)) from error
         self._pin_outputs(output)
         return mode
 

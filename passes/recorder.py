@@ -112,8 +112,9 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.node_notes: dict[str, Type] = {}
         self.in_leaf = False
 
-    def failed_in(self, error: BaseException) -> str:
-        """Path of the innermost module that was running when ``error`` was raised."""
+    @property
+    def running(self) -> str:
+        """Path of the innermost module whose forward runs, or was left by an error."""
         return self.path[-1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -21,7 +21,7 @@ from netaug_fx.passes.channels import Type, Var
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Layout, Widths, layout_of, positions, shape
-from netaug_fx.passes.rewrite import Rewritten, rewrite
+from netaug_fx.passes.rewrite import Rewritten, needs_rewriting, rewrite
 from netaug_fx.passes.running import mode_of
 
 
@@ -150,10 +150,10 @@ class _Resizing:
         forward = self.analysis.forwards.get(path)
         if forward is None:
             return
-        followed = frozenset(name for name in integer_attributes(module))
-        rewritten = {mode: rewrite(graph, self.sizes, followed) for mode, graph in forward.graphs.items()}
-        if all(found is None for found in rewritten.values()):
+        followed = frozenset(integer_attributes(module))
+        if not any(needs_rewriting(graph, self.sizes, followed) for graph in forward.graphs.values()):
             return
+        rewritten = {mode: rewrite(graph, self.sizes) for mode, graph in forward.graphs.items()}
         sources = {}
         for mode, found in rewritten.items():
             graph = forward.graphs[mode] if found is None else _with_numbers(found, self.sizes)

@@ -106,17 +106,31 @@ def _tie_repeated_calls(node: fx.Node) -> None:
                     channels.pin(t, reason)
 
 
-def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] = frozenset()) -> Rewritten | None:
-    """Replaces width-bearing numbers in a copy of ``graph``; None if there are none.
+def needs_rewriting(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str]) -> bool:
+    """Whether a forward, run as it is written, would meet numbers that are wrong at other widths.
 
     Args:
         graph: A traced forward that ``infer`` ran, with types on its nodes.
         growing: The variables that will grow.
         followed: Attributes of the module that follow the active widths by themselves (``groups`` of a convolution).
+            The written forward reads them; a traced one holds what they were.
     """
-    # two sizes that agree for an arbitrary growth are one expression; halves and quarters must not grow alike
-    widths = {var: var.size * (2 + index * 3 % 5) + index + 1 for index, var in enumerate(growing)}
-    sizes = {node: dict(_wrong_sizes(node, widths, followed)) for node in graph.nodes}
+    widths = _arbitrary(growing)
+    return any(
+        any(_wrong_sizes(node, widths, followed)) or any(_wrong_scalars(node, widths)) or _asks_a_width(node, widths)
+        for node in graph.nodes
+    )
+
+
+def rewrite(graph: fx.Graph, growing: Collection[Var]) -> Rewritten | None:
+    """Replaces width-bearing numbers in a copy of ``graph``; None if there are none.
+
+    Args:
+        graph: A traced forward that ``infer`` ran, with types on its nodes.
+        growing: The variables that will grow.
+    """
+    widths = _arbitrary(growing)
+    sizes = {node: dict(_wrong_sizes(node, widths)) for node in graph.nodes}
     scalars = {node: dict(_wrong_scalars(node, widths)) for node in graph.nodes}
     obsolete = {node for node in graph.nodes if _asks_a_width(node, widths)}
     if not (any(sizes.values()) or any(scalars.values()) or obsolete):
@@ -137,10 +151,17 @@ def rewrite(graph: fx.Graph, growing: Collection[Var], followed: frozenset[str] 
     return Rewritten(copy, tuple(types))
 
 
+def _arbitrary(growing: Collection[Var]) -> dict[Var, int]:
+    """Two sizes that agree for an arbitrary growth are one expression; halves and quarters must not grow alike."""
+    return {var: var.size * (2 + index * 3 % 5) + index + 1 for index, var in enumerate(growing)}
+
+
 # -- sizes -----------------------------------------------------------------------------------------
 
 
-def _wrong_sizes(node: fx.Node, widths: Mapping[Var, int], followed: frozenset[str]) -> Iterator[tuple[Slot, Type]]:
+def _wrong_sizes(
+    node: fx.Node, widths: Mapping[Var, int], followed: frozenset[str] = frozenset()
+) -> Iterator[tuple[Slot, Type]]:
     finder, records = finder_of(node), node_records(node)
     if finder is None or not records or followed.intersection(records[0].notes):
         return

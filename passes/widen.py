@@ -21,7 +21,7 @@ from netaug_fx.passes.drawing import draw_beside_
 from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.layout import Layout, groups_in, layout_of, shape, size
 from netaug_fx.passes.plan import Plan
-from netaug_fx.passes.rewrite import rewrite
+from netaug_fx.passes.rewrite import needs_rewriting, rewrite
 
 
 def widen(
@@ -138,9 +138,9 @@ class _Widening:
             widest[d] - base.shape[d] if d == dim else base.shape[d] if d < dim else widest[d]
             for d in range(base.dim())
         ]
-        block = torch.empty(block_shape, dtype=torch.float32)
         if not base.dtype.is_floating_point and not base.dtype.is_complex:
             return torch.zeros(block_shape, dtype=base.dtype, device=base.device)
+        block = torch.empty(block_shape, dtype=torch.float32)
         contracted = tensor.contracted
         fan_in = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in contracted)
         draw_beside_(block, base, fan_in if contracted else None, self.generator)
@@ -163,9 +163,9 @@ class _Widening:
         forward = self.analysis.forwards.get(path)
         if forward is None:
             return (), {}
-        rewritten = {mode: rewrite(graph, self.plan.numbers, followed) for mode, graph in forward.graphs.items()}
-        if all(found is None for found in rewritten.values()):
+        if not any(needs_rewriting(graph, self.plan.numbers, followed) for graph in forward.graphs.values()):
             return (), {}
+        rewritten = {mode: rewrite(graph, self.plan.numbers) for mode, graph in forward.graphs.items()}
         sizes: list[Layout] = []
         forwards: dict[bool, ForwardSource] = {}
         for mode, found in rewritten.items():
@@ -190,6 +190,3 @@ def _renumber(graph: Any, offset: int) -> None:
 def _moves(layout: Layout | tuple[Layout, ...]) -> bool:
     items = layout if isinstance(layout, tuple) else (layout,)
     return any(groups_in(item) for item in items)
-
-
-__all__ = ["widen"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import netaug_fx
@@ -299,3 +300,25 @@ def test_parts_of_unlike_widths_keep_their_boundary(how: str) -> None:
     for widths in itertools.product(*(group.choices for group in supernet.groups)):
         with supernet.augmented(dict(zip(names, widths, strict=True))):
             assert supernet(x).shape == (2, 2)
+
+
+class StandardisesItsFilters(nn.Conv2d):
+    """As timm's: filters standardised by a batch norm over a view that holds ``out_channels``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(filters, None, None, training=True, eps=1e-6).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def test_a_grouped_convolution_with_a_rewritten_forward_keeps_its_groups_in_step() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        StandardisesItsFilters(8, 8, 3, padding=1, groups=4),
+        StandardisesItsFilters(8, 8, 3, padding=1, groups=8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 25, 3),
+    )
+    supernet = augmented(model, torch.randn(2, 3, 5, 5))
+    assert all(grows(supernet, f"{layer}.weight") for layer in (0, 1, 2, 5))
