@@ -14,7 +14,7 @@ from netaug_fx.example_inputs import checked_model, materialise, resolve_inputs
 from netaug_fx.inspection import Inspection
 from netaug_fx.passes.channels import Reason, Var
 from netaug_fx.passes.check import check
-from netaug_fx.passes.check_real import check_target, wrong_rewrite
+from netaug_fx.passes.check_real import check_state, check_target, wrong_rewrite
 from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
 from netaug_fx.passes.observe import Observed, observe
@@ -185,6 +185,7 @@ def compile_model(
             continue
         path = wrong_rewrite(supernet, chosen.base, observed, inputs)
         if path is None:
+            check_state(supernet, chosen.widest, inputs)
             return Compiled(analysis, chosen, supernet, inputs, observed)
         analysis = analysis.without_forward(path, "its rewritten forward gives other outputs than its own")
     raise CheckError(

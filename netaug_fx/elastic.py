@@ -13,13 +13,14 @@ import copy
 import functools
 import importlib
 import inspect
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble
 from netaug_fx.errors import BranchError, InputError
@@ -310,10 +311,17 @@ def _make_class(
         super(created, self).__delattr__(name)
 
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        if issubclass(base, fx.GraphModule):
+            raise pickle.PicklingError(
+                "a torch.fx GraphModule of a supernet has a class of its own that nothing can import: keep the "
+                "state_dict, and load it into a supernet made anew"
+            )
         reduced: tuple[Any, ...] = super(created, self).__reduce_ex__(2)  # type: ignore[assignment]
         _, _, state, *rest = reduced
         return (_rebuild, (base, tensors, integers, rewritten, mixin), state, *rest)
 
+    if issubclass(base, fx.GraphModule):  # whose own copy is built from its graph, and is elastic no more
+        namespace["__deepcopy__"] = _deep_copy
     namespace.update(
         __reduce_ex__=reduce,
         **{_MARK: True},
@@ -325,8 +333,21 @@ def _make_class(
     )
     bases = (base,) if mixin is None else (base, mixin)
     metaclass: Any = type(base)
-    created: type[nn.Module] = metaclass(base.__name__, bases, namespace)
+    try:
+        created: type[nn.Module] = metaclass(base.__name__, bases, namespace)
+    except TypeError as error:  # __init_subclass__ that wants arguments
+        raise InputError(
+            f"no subclass of {base.__module__}.{base.__qualname__} can be made ({error}), and every module that grows "
+            "becomes an instance of one: give the arguments of its __init_subclass__ defaults, or pin it"
+        ) from error
     return created
+
+
+def _deep_copy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    twin: nn.Module = object.__new__(type(self))
+    memo[id(self)] = twin
+    twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+    return twin
 
 
 def _is_lost(module: nn.Module, name: str) -> bool:

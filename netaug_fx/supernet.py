@@ -6,12 +6,13 @@ import copy
 import functools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from netaug_fx.attributes import assigns_attributes, kept
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.passes.graph import KINDS, Group, Pin
@@ -37,11 +38,13 @@ class Control:
         self.pins = pins
         self.seed = seed
         self.split = split  # of what ``evolve`` made
+        self.assigns = False  # whether a forward may assign attributes, which ``augmented`` then takes back
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Control:
         twin = Control(copy.deepcopy(self.active, memo), self.groups, self.pins, self.seed, self.split)
+        twin.assigns = self.assigns
         twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
         return twin
 
@@ -184,7 +187,8 @@ class Supernet(nn.Module):
                 target's. By default one assignment is drawn.
 
         Norms use the batch's statistics; in evaluation mode (as set before entering) those that ``calibrate_`` kept
-        for these widths, if it did.
+        for these widths, if it did. What forwards assign to plain attributes (counters, caches, a loss to be read) is
+        there within the context, and taken back at its end; running statistics are not touched at all.
 
         Yields:
             The widths in use.
@@ -205,7 +209,8 @@ class Supernet(nn.Module):
         active.widths, active.statistics = chosen, None if self.training else own.calibrated.get(chosen)
         active.scratch = {}
         try:
-            yield dict(zip((group.name for group in own.groups), chosen, strict=True))
+            with kept(self) if own.assigns else nullcontext():
+                yield dict(zip((group.name for group in own.groups), chosen, strict=True))
         finally:
             active.widths, active.statistics = before
             active.scratch = {}
@@ -290,6 +295,7 @@ def install(
     """Puts the control object on the root of a widened model and lets its state travel in the state_dict."""
     state: ModuleState = supernet.__dict__[STATE]
     supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed, split)
+    control(supernet).assigns = assigns_attributes(supernet)
     supernet.register_state_dict_post_hook(save_draws)  # type: ignore[no-untyped-call]
     supernet.register_load_state_dict_pre_hook(load_draws)  # type: ignore[no-untyped-call]
 

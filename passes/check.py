@@ -9,7 +9,7 @@ the moved labels, not index code, tell where the original's channels sit.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -25,13 +25,30 @@ from netaug_fx.passes.channels import Reason, Type, Var
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.graph import Group
 from netaug_fx.passes.infer import Analysis, Inputs
-from netaug_fx.passes.labels import misplaced
+from netaug_fx.passes.labels import MOVING, misplaced
 from netaug_fx.passes.layout import Widths
 from netaug_fx.passes.leaves import LeafCall, leaves_followed
 from netaug_fx.passes.plan import Plan
-from netaug_fx.passes.recorder import OpRecord, is_operand
+from netaug_fx.passes.recorder import OpRecord, constant_of, is_operand
 from netaug_fx.passes.rules import LeafRule, tensor_leaves
 from netaug_fx.passes.running import neutral, quiet
+
+_SIZES = frozenset(
+    (
+        "size",
+        "sizes",
+        "input_sizes",
+        "output_size",
+        "normalized_shape",
+        "groups",
+        "group",
+        "N",
+        "C",
+        "HxW",
+        "num_groups",
+    )
+)
+"""Names of arguments of operators that are sizes."""
 
 
 class _Disagreement(Exception):
@@ -201,17 +218,29 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _other_numbers(record: OpRecord, args: Any, kwargs: Any) -> str:
     """What is wrong if an operator is given another number than in the original: one made from a width.
 
-    Integers of operators that are not elementwise may be sizes, which follow the widths.
+    Sizes may follow the widths: those of operators that move elements, whose labels are followed, and arguments that
+    are sizes by their name.
     """
-    kinds = (int, float) if torch.Tag.pointwise in record.func.tags else float
-    was, now = (
-        [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=is_operand) if isinstance(leaf, kinds)]
-        for arguments in (record.arguments, (args, kwargs))
-    )
-    for before, after in zip(was, now, strict=False):
-        if before != after and not (before != before and after != after):
-            return f"{record.op} uses {after:g} when channels are added, where it used {before:g}"
+    if (constant := constant_of(record.func, args)) != record.constant:
+        return f"a tensor is made of {constant!r} when channels are added, where it was made of {record.constant!r}"
+    for name, was, now in _by_name(record, args, kwargs):
+        kinds = float if name in _SIZES or record.func._schema.name in MOVING else (int, float)
+        for before, after in zip(_numbers(was, kinds), _numbers(now, kinds), strict=False):
+            if before != after and not (before != before and after != after):
+                return f"{record.op} uses {after:g} when channels are added, where it used {before:g}"
     return ""
+
+
+def _by_name(record: OpRecord, args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Name, recorded value and value at hand of each argument."""
+    was, was_named = record.arguments
+    for argument, before, after in zip(record.func._schema.arguments, was, args, strict=False):
+        yield argument.name, before, after
+    yield from ((name, was_named[name], kwargs[name]) for name in was_named.keys() & kwargs.keys())
+
+
+def _numbers(value: Any, kinds: Any) -> list[Any]:
+    return [leaf for leaf in pytree.tree_leaves(value, is_leaf=is_operand) if isinstance(leaf, kinds)]
 
 
 def _blame(found: _Disagreement, analysis: Analysis, plan: Plan) -> dict[Var, Reason]:

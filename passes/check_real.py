@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netaug_fx.assembly import STATISTIC
+from netaug_fx.attributes import tensors_held
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import BranchError, CheckError
 from netaug_fx.passes.copying import copy_model
@@ -71,6 +72,29 @@ def wrong_rewrite(supernet: nn.Module, base: Widths, observed: Observed, inputs:
             f"{type(supernet).__name__}, though each rewritten forward agrees with its original; please report it"
         )
     return None
+
+
+def check_state(supernet: nn.Module, widest: Widths, inputs: Inputs) -> None:
+    """Holds a wider pass to what it may touch: tensors in plain attributes are the target's alone.
+
+    Raises:
+        CheckError: a forward writes into such a tensor.
+    """
+    if not any(True for _ in tensors_held(supernet)):
+        return
+    for training in (False, True):
+        copied = _ready(supernet, inputs, training)
+        outputs_of(copied, inputs, training)  # what is kept from call to call is there from now on
+        before = [(path, tensor, tensor._version) for path, tensor in tensors_held(copied)]
+        _put_at(copied, widest, True)
+        outputs_of(copied, inputs, training)
+        for path, tensor, version in before:
+            if tensor._version != version:
+                raise CheckError(
+                    f"a forward writes into the tensor {path!r} of {type(supernet).__name__}, which is a plain "
+                    "attribute: passes of wider nets would change it for the target. Register it as a buffer "
+                    "(register_buffer) and write to it by that name, or assign a new tensor in place of writing into it"
+                )
 
 
 def _ready(supernet: nn.Module, inputs: Inputs, training: bool) -> nn.Module:

@@ -24,7 +24,7 @@ class Pair(Protocol):
 def check_class(pair: Pair) -> Check:
     """Whether both models are instances of the very same class."""
     names = [_class_name(type(model)) for model in (pair.model, pair.tiny)]
-    if _same_class(pair.tiny, pair.model):
+    if same_class(pair.tiny, pair.model):
         return Check("class", True, names[1], *names)
     detail = "another class of the same name" if names[0] == names[1] else ""
     return Check("class", False, detail, *names)
@@ -54,7 +54,7 @@ def check_modules(pair: Pair) -> Check:
         if actual is None:
             continue
         where = path or "the model"
-        if not _same_class(actual, expected):
+        if not same_class(actual, expected):
             problems.append(f"{where} is a {_class_name(type(actual))}, expected {_class_name(type(expected))}")
         elif actual.extra_repr() != expected.extra_repr():
             problems.append(f"{where} is ({actual.extra_repr()}), expected ({expected.extra_repr()})")
@@ -89,9 +89,10 @@ def borrowed_tensors(model: nn.Module, owner: nn.Module) -> Iterator[None]:
             setattr(module, name, tensor)
 
 
-def _same_class(actual: nn.Module, expected: nn.Module) -> bool:
+def same_class(actual: nn.Module, expected: nn.Module) -> bool:
+    """Whether two modules are of one class; graph modules, each of which has its own, whether their code is one."""
     if isinstance(actual, fx.GraphModule) and isinstance(expected, fx.GraphModule):
-        return actual.code == expected.code  # every GraphModule has a class of its own
+        return actual.code == expected.code
     return type(actual) is type(expected)
 
 

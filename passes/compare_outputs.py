@@ -75,7 +75,10 @@ def check_runtime(captured: Capture, path: Path, tolerance: float) -> list[Check
 
 
 def random_like(tensors: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Random tensors of the same shapes, types and ranges: normal, or uniform over the integers that occur."""
+    """Random tensors of the same shapes, types and ranges: normal, or uniform over the integers that occur.
+
+    Integers that are all 0 or 1 stay: they are masks, and one of zeros alone leaves a softmax nothing to choose from.
+    """
     return tuple(_random_like(tensor, generator) for tensor in tensors)
 
 
@@ -84,6 +87,8 @@ def _random_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
         return tensor
     if not tensor.is_floating_point():
         low, high = int(tensor.min()), int(tensor.max())
+        if low >= 0 and high <= 1:
+            return tensor
         return torch.randint(low, high + 1, tensor.shape, generator=generator).to(tensor)
     values = tensor.detach().double()
     spread = float(values.std(correction=0)) if tensor.numel() > 1 else 0.0

@@ -217,13 +217,7 @@ class _Inference:
         if self.fake_mode is not None:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 memo[id(tensor)] = self.fake_mode.from_tensor(tensor, static_shapes=True)
-        try:
-            return copy_model(self.model, memo)
-        except Exception as error:
-            raise InputError(
-                f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}); "
-                "copy.deepcopy(model) must work: detach tensors that the model keeps as attributes"
-            ) from error
+        return copy_model(self.model, memo)
 
     def _type_tensors(self) -> dict[str, tuple[Type, ...]]:
         tensors: dict[str, tuple[Type, ...]] = {}

@@ -20,7 +20,7 @@ from netaug_fx.passes.layout import Grow, layout_of, positions
 from netaug_fx.passes.recorder import Operand, OpRecord, is_operand, plain_arguments
 from netaug_fx.passes.rules import tensor_leaves
 
-_MOVING = frozenset(
+MOVING = frozenset(
     "aten::" + name
     for name in (
         "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "expand", "slice", "split", "split_with_sizes",
@@ -28,6 +28,7 @@ _MOVING = frozenset(
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
     )
 )  # fmt: skip
+"""Operators whose elements are followed, so that numbers among their arguments need no other look."""
 _PERMUTING = frozenset("aten::" + name for name in ("permute", "transpose", "t"))
 _LARGEST = 1 << 27
 
@@ -50,7 +51,7 @@ def misplaced(
     names = {record.func._schema.name, (ran or record.func)._schema.name}
     if names <= _PERMUTING:
         return _mispermuted(record, args, kwargs, ran or record.func)
-    if record.func._schema.name not in _MOVING | _PERMUTING:
+    if record.func._schema.name not in MOVING | _PERMUTING:
         return ""
     operands = [leaf for leaf in pytree.tree_leaves(record.arguments, is_leaf=is_operand) if is_operand(leaf)]
     tensors = tensor_leaves((args, kwargs))

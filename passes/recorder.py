@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import netaug_fx.passes as _passes
 from netaug_fx.passes import channels
@@ -32,6 +33,8 @@ _OWN_FOLDERS = tuple(
 _OWN_FILES = ("<eval_with_key>", "<frozen", os.path.abspath(__file__))
 _TRACE_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 _NODE = "netaug"
+_LIFTS = ("aten::lift_fresh", "aten::lift_fresh_copy")  # what ``torch.tensor`` calls
+_MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class OpRecord:
     dims: tuple[tuple[Type, ...], ...]
     mixes: tuple[Type, ...] = ()
     fault: str = ""
+    constant: Any = None  # the numbers of a small tensor that the forward made from them
 
     @property
     def op(self) -> str:
@@ -140,7 +144,7 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 tensor_leaves((args, kwargs)), results, lambda: self._by_rule(func, args, kwargs, out, results)
             )
         mixes = tuple(t for mixing in ctx.mixing[mixing_before:] for t in mixing.over)
-        self._record(func, operands, results, mixes, fault)
+        self._record(func, operands, results, mixes, fault, constant_of(func, args))
         return out
 
     def enter_leaf(self) -> None:
@@ -167,12 +171,22 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ctx = self.context
         return pytree.tree_map_only(Tensor, lambda t: Operand(tuple(t.shape), tuple(ctx.dims(t))), (args, kwargs))
 
-    def _record(self, func: Any, operands: Any, results: list[Tensor], mixes: tuple[Type, ...], fault: str) -> None:
+    def _record(
+        self,
+        func: Any,
+        operands: Any,
+        results: list[Tensor],
+        mixes: tuple[Type, ...],
+        fault: str,
+        constant: Any = None,
+    ) -> None:
         ctx = self.context
         if results:
             dims = tuple(tuple(ctx.dims(t)) for t in results)
             shapes = tuple(tuple(t.shape) for t in results)
-            self.records.append(OpRecord(func, ctx.module, ctx.location, operands, shapes, dims, mixes, fault))
+            self.records.append(
+                OpRecord(func, ctx.module, ctx.location, operands, shapes, dims, mixes, fault, constant)
+            )
         self._keep_notes()
 
     def _type_results(self, inputs: list[Tensor], results: list[Tensor], by_rule: Callable[[], list[Dims]]) -> str:
@@ -244,6 +258,14 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return f"{frame.f_code.co_filename}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
         return ""
+
+
+def constant_of(func: Any, args: tuple[Any, ...]) -> Any:
+    """The numbers that ``torch.tensor(...)`` was given in a forward; None for other operators, and for many numbers."""
+    if func._schema.name not in _LIFTS or isinstance(args[0], FakeTensor) or args[0].numel() > _MANY:
+        return None
+    with _disable_current_modes():
+        return args[0].tolist()
 
 
 def _types_of(answer: RuleResult, rule: str, out: Any, results: list[Tensor]) -> list[Dims]:

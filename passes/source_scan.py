@@ -15,13 +15,16 @@ from typing import Any
 from torch import nn
 
 SLICE = "[:]"
-"""Stands in for what has no name of its own: a slice."""
+ASSIGNS = ".="
+"""Stand in for what has no name of its own: a slice, and an assignment to an attribute."""
+
+_ASSIGNING = frozenset(("setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"))
 
 _known: dict[CodeType, frozenset[str]] = {}
 
 
 def names_used(module: nn.Module) -> frozenset[str]:
-    """All names that ``module.forward`` and what it calls in Python use, and ``SLICE``."""
+    """All names that ``module.forward`` and what it calls in Python use, ``SLICE`` and ``ASSIGNS``."""
     found: set[str] = set()
     seen: set[CodeType] = set()
     stack: list[Callable[..., Any]] = [module.forward]
@@ -43,6 +46,10 @@ def _names_in(code: CodeType) -> frozenset[str]:
         for step in dis.get_instructions(code):
             if step.opname in ("BUILD_SLICE", "BINARY_SLICE", "STORE_SLICE"):
                 names.add(SLICE)
+            elif step.opname in ("STORE_ATTR", "DELETE_ATTR"):
+                names.add(ASSIGNS)
+        if not _ASSIGNING.isdisjoint(names):
+            names.add(ASSIGNS)
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 names |= _names_in(constant)
@@ -65,7 +72,7 @@ def _reached(names: frozenset[str], module: nn.Module, function: Callable[..., A
         found += [getattr(type(module), name, None), module.__dict__.get(name), namespace.get(name)]
         found += [getattr(holder, name, None) for holder in holders]
     for value in found:
-        if isinstance(value, (FunctionType, MethodType)) and value.__module__.partition(".")[0] != "torch":
+        if isinstance(value, (FunctionType, MethodType)) and (value.__module__ or "").partition(".")[0] != "torch":
             yield value
 
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import netaug_fx
 from netaug_fx.assembly import STATISTIC
+from netaug_fx.passes.compare_modules import same_class
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.layout import positions, shape
 from netaug_fx.passes.running import output_tensors
@@ -20,6 +21,7 @@ from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import Supernet, control
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_PLAIN = (bool, int, str, tuple, type(None))
 
 
 def run(model: nn.Module, inputs: Inputs, seed: int = 0) -> list[Tensor]:
@@ -34,7 +36,12 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor], what: str) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape, what
         assert a.dtype == b.dtype, what
-        assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)), what
+        assert is_same(a, b), what
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, where NaN is NaN."""
+    return torch.equal(a, b) or (torch.equal(a.isnan(), b.isnan()) and torch.equal(a[~a.isnan()], b[~b.isnan()]))
 
 
 def loss(outputs: list[Tensor]) -> Tensor:
@@ -61,10 +68,10 @@ def assert_target_is_the_model(supernet: nn.Module, model: nn.Module, inputs: In
             twin = gradients[name]
             assert (twin.grad is None) == (parameter.grad is None), name
             if parameter.grad is not None:
-                assert torch.equal(torch.nan_to_num(twin.grad), torch.nan_to_num(parameter.grad)), f"gradient of {name}"
+                assert is_same(twin.grad, parameter.grad), f"gradient of {name}"
         buffers = dict(ours.named_buffers(remove_duplicate=False))
         for name, buffer in theirs.named_buffers(remove_duplicate=False):
-            assert torch.equal(buffers[name], buffer), f"buffer {name}"
+            assert is_same(buffers[name], buffer), f"buffer {name}"
     for net in (ours, theirs):
         net.zero_grad(set_to_none=True)
 
@@ -72,20 +79,26 @@ def assert_target_is_the_model(supernet: nn.Module, model: nn.Module, inputs: In
 def assert_extract_restores(supernet: nn.Module, model: nn.Module, inputs: Inputs) -> None:
     """Invariant 2: class, keys, tensors bit for bit, module classes and attributes."""
     tiny = netaug_fx.extract(supernet)
-    assert type(tiny) is type(model)
+    assert same_class(tiny, model)
     expected = model.state_dict()
     got = tiny.state_dict()
     assert list(got) == list(expected)
     for key, value in expected.items():
         if isinstance(value, Tensor):
             assert got[key].dtype == value.dtype, key
-            assert torch.equal(torch.nan_to_num(got[key]), torch.nan_to_num(value)), key
-    assert [(n, type(m)) for n, m in tiny.named_modules()] == [(n, type(m)) for n, m in model.named_modules()]
+            assert is_same(got[key], value), key
+    assert [name for name, _ in tiny.named_modules()] == [name for name, _ in model.named_modules()]
+    assert all(same_class(a, b) for a, b in zip(tiny.modules(), model.modules(), strict=True))
     for ours, theirs in zip(tiny.modules(), model.modules(), strict=True):
         assert ours.__dict__.keys() == theirs.__dict__.keys()
+        for name, value in theirs.__dict__.items():
+            assert not isinstance(value, _PLAIN) or ours.__dict__[name] == value, name
         assert ours._parameters.keys() == theirs._parameters.keys()
         assert ours._buffers.keys() == theirs._buffers.keys()
-    assert_equal(run(tiny.eval(), inputs), run(copy_model(model).eval(), inputs), "extracted outputs")
+    original = copy_model(model)
+    for training in (True, False):
+        ours, theirs = run(tiny.train(training), inputs), run(original.train(training), inputs)
+        assert_equal(ours, theirs, f"extracted outputs, training={training}")
 
 
 def widest(supernet: nn.Module) -> dict[str, int]:
@@ -184,17 +197,32 @@ def assert_zeroed_extras_give_the_target(supernet: nn.Module, inputs: Inputs, to
                 torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def assert_augmented_step_reaches_everything(supernet: nn.Module, inputs: Inputs) -> None:
-    """One training step of both passes: finite gradients, and one for every extra block."""
+def assert_a_step_trains_everything(supernet: nn.Module, inputs: Inputs) -> None:
+    """One training step of both passes: finite gradients, one for every extra block, and some of them not zero.
+
+    After the step the extracted net still gives what the target gives.
+    """
     net = copy_model(supernet).train()
+    loss(run(net, inputs)).backward()
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    with Supernet.augmented(net):
+    with Supernet.augmented(net, widest(net)):
         loss(run(net, inputs)).backward()
     for name, buffer in net.named_buffers():
-        assert torch.equal(torch.nan_to_num(buffer), torch.nan_to_num(buffers[name])), f"augmented pass changed {name}"
-    for module, tensor in elastic_tensors(net):
-        for extra in tensor.extras:
-            block = registered(module, extra)
-            if block.requires_grad:
-                assert block.grad is not None, f"{tensor.full_name}: {extra} has no gradient"
-                assert torch.isfinite(block.grad).all(), extra
+        assert is_same(buffer, buffers[name]), f"augmented pass changed {name}"
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
+    blocks = {
+        f"{tensor.full_name}: {extra}": registered(module, extra)
+        for module, tensor in elastic_tensors(net)
+        for extra in tensor.extras
+        if registered(module, extra).requires_grad
+    }
+    for name, block in blocks.items():
+        assert block.grad is not None, f"{name} has no gradient"
+    if any(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters()):
+        assert not blocks or any(block.grad.any() for block in blocks.values()), "all gradients of extra blocks are 0"
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad
+        assert_equal(run(netaug_fx.extract(net).eval(), inputs), run(net.eval(), inputs), "extracted after a step")
