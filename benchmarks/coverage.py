@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import rows as rows_of
@@ -35,12 +36,19 @@ from benchmarks.coverage_table import NOT_ASKED, summary, why_not
 from benchmarks.rows import Row
 from netaug_fx.atomic import atomic_path
 
-ZOOS = ("timm", "torchvision", "transformers", "random")
+ZOOS = {
+    "timm": ("benchmarks/zoos/timm_nets.py",),
+    "torchvision": ("benchmarks/zoos/torchvision_nets.py",),
+    "transformers": ("benchmarks/zoos/transformers_nets.py",),
+    "random": ("benchmarks/zoos/random_nets.py", "tests/random_nets/*.py"),
+}
+"""The zoos, and where their nets are made."""
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
 
 MEASURING = (
     "benchmarks/coverage_check.py",
+    "benchmarks/coverage_maps.py",
     "tests/invariants.py",
     "tests/original_statistics.py",
     "tests/wirings/registry.py",
@@ -53,7 +61,7 @@ def versions(zoo: str) -> dict[str, str]:
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         **{name: importlib.metadata.version(name) for name in packages},
-        "code": rows_of.code_version(*MEASURING, f"benchmarks/zoos/{zoo}_nets.py"),
+        "code": rows_of.code_version(*MEASURING, *ZOOS[zoo]),
     }
 
 
@@ -94,15 +102,28 @@ def run_net(zoo: str, name: str, family: str, *, seconds: float, memory: float, 
     process.start()
     theirs.close()
     row: Row = {"counted": False, "crashed": f"took longer than {seconds:g} seconds"}
+    most = 0.0
     try:
-        if ours.poll(seconds):
-            row = ours.recv()
+        while time.monotonic() - start < seconds:
+            if ours.poll(min(1.0, seconds)):
+                row = ours.recv()
+                break
+            most = max(most, _resident(process.pid))
     except EOFError:
         process.join()
-        row = {"counted": False, "crashed": f"its process ended with exit code {process.exitcode}"}
+        ended = f"its process ended with exit code {process.exitcode}"
+        row = {"counted": False, "crashed": f"{ended}; it held {most:.1f} GiB when last seen"}
     process.kill()
     process.join()
     return {"name": name, "family": family, **row, "wall": round(time.monotonic() - start, 1)}
+
+
+def _resident(pid: int | None) -> float:
+    """What a process holds in memory, in GiB; 0 if it has ended."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / GIB
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def run_all(

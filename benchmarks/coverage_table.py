@@ -8,8 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
-HEAD = ("family", "nets", "count", "refused", "wrong", "weights that can grow", "MACs that can grow", "ONNX n/a")
-
+HEAD = (
+    "family",
+    "nets",
+    "count",
+    "refused",
+    "wrong",
+    "not proven",
+    "no answer",
+    "weights that can grow",
+    "MACs that can grow",
+    "heard",
+    "ONNX n/a",
+)
 
 NOT_ASKED = "n/a: not asked"
 NOT_PROVEN = "extra channels reach no output, so that nothing was proven"
@@ -17,6 +28,10 @@ NOT_PROVEN = "extra channels reach no output, so that nothing was proven"
 
 def summary(rows: Sequence[Row], listed: int | None = None) -> str:
     """A table by family (medians), the total, and a list of the nets that do not count.
+
+    Every net counts, or is refused by ``augment`` with a reason, wrong, not proven (nothing that was added reaches an
+    output), or without an answer (it ended with another error than ours, or at a limit). ``heard`` is the part of the
+    added weights at which a wrong index map would have shown; nets of versions before it was asked have none.
 
     Args:
         rows: One row a net.
@@ -50,8 +65,11 @@ def _line(name: str, rows: Sequence[Row]) -> str:
         f"{len(counted)}" + (f" ({len(counted) / len(rows):.1%})" if name == "all" and rows else ""),
         str(sum("refused" in row for row in rows)),
         str(sum(is_wrong(row) for row in rows)),
+        str(sum(_bad(row) == {"maps": NOT_PROVEN} for row in rows)),
+        str(sum("crashed" in row for row in rows)),
         _median(rows, "share_of_weights"),
         _median(rows, "share_of_macs"),
+        _median([row for row in rows if row.get("heard") is not None], "heard"),
         str(sum(row.get("checks", {}).get("onnx", "").startswith("n/a") for row in rows)),
     ]
     return "| " + " | ".join(cells) + " |"

@@ -37,6 +37,8 @@ ENOUGH_MACS = 0.5
 GRACE = 5.0  # seconds to end in after the last answer
 SLOW_IMPORTS = ("sympy", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter")
 """What torch imports at its first fake tensor; done once for all processes."""
+SOURCES = {WIRINGS: ("tests/wirings/*.py",), TORCHVISION: ("benchmarks/zoos/torchvision_nets.py",)}
+"""Where the nets of each list are made."""
 MEASURING = ("benchmarks/torch_pruning_check.py", "benchmarks/torch_pruning_adapter.py", "tests/invariants.py")
 
 EPILOG = """\
@@ -136,7 +138,7 @@ def versions_for(nets: str) -> dict[str, str]:
     """What a row depends on."""
     packages = ("torch", "torch-pruning", *(["torchvision"] if nets == TORCHVISION else []))
     found = {"python": platform.python_version(), **{package: version(package) for package in packages}}
-    return {**found, "code": rows_of.code_version(*MEASURING)}
+    return {**found, "code": rows_of.code_version(*MEASURING, *SOURCES[nets])}
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

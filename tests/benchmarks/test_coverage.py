@@ -14,7 +14,9 @@ from benchmarks import coverage
 from benchmarks.coverage_check import check_net, smaller_inputs
 from benchmarks.coverage_table import NOT_ASKED, NOT_PROVEN, is_wrong, summary
 from benchmarks.zoos import Net
+from netaug_fx.assembly import assemble
 from netaug_fx.passes.rules import RULES
+from netaug_fx.supernet import Control
 
 # -- the questions -----------------------------------------------------------------------------------------------------
 
@@ -28,6 +30,11 @@ class Rolled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stem(x)).relu()
         return self.head(self.mix(x.roll(2, 1)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Roll(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(2, 1)
 
 
 def net_of(model: nn.Module, *shape: int) -> Net:
@@ -51,6 +58,48 @@ def test_a_wrong_index_map_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not row["counted"]
     assert "apart at the widest" in row["checks"]["maps"]
     assert row["checks"]["onnx"] == NOT_ASKED
+
+
+def test_smaller_weights_excuse_no_wrong_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net whose rounding grows is asked again with halved weights, in which a deep plain chain would go silent."""
+    monkeypatch.setitem(RULES, "aten::roll", lambda ctx, a: ctx.dims(a.input))
+    monkeypatch.setattr("netaug_fx.api.check", lambda *args, **kwargs: {})
+    layers = [layer for _ in range(24) for layer in (nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())]
+    chain = nn.Sequential(nn.Conv2d(3, 6, 1), Roll(), *layers, nn.Flatten(), nn.Linear(6 * 64, 2))
+    row = check_net(net_of(chain, 3, 8, 8))
+    assert not row["counted"]
+    assert row["scale_of_weights"] == 1.0
+
+
+def test_gradients_that_never_come_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def assembled_without_gradients(*args: Any) -> Tensor:
+        return assemble(*args).detach()
+
+    monkeypatch.setattr("netaug_fx.elastic.assemble", assembled_without_gradients)
+    row = check_net(net_of(Rolled(), 3, 8, 8))
+    assert "step" in row["checks"]
+    assert row["checks"]["step"] != "ok"
+    assert is_wrong(row)
+
+
+def test_widths_that_stay_behind_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Control.as_widths
+
+    def one_group(self: Control, widths: Any) -> Any:
+        return whole(self, dict(list(widths.items())[:1]))
+
+    monkeypatch.setattr(Control, "as_widths", one_group)
+    row = check_net(net_of(Rolled(), 3, 8, 8))
+    assert "at the widest" in row["checks"]["widest"]
+
+
+def test_what_does_not_fit_the_memory_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def too_large(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr("torch.export.export", too_large)
+    with pytest.raises(MemoryError):
+        check_net(net_of(Rolled(), 3, 8, 8), tmp_path)
 
 
 def test_extra_channels_that_reach_no_output_prove_nothing() -> None:
@@ -119,7 +168,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(row["versions"]["code"] != "0" * 12 for row in rows_of(out)), "rows of other code are run again"
     coverage.main(["--zoo", "random", "--names", "00000", "--out", str(out)])
     assert rows_of(out)[0]["checks"]["onnx"] == "ok", "a row that was asked less is not done"
-    assert "| all | 3 | 3 (100.0%) | 0 | 0 |" in capsys.readouterr().out
+    assert "| all | 3 | 3 (100.0%) | 0 | 0 | 0 | 0 |" in capsys.readouterr().out
 
 
 def test_bad_requests_are_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -137,8 +186,16 @@ def test_the_table_tells_the_refused_from_the_wrong() -> None:
         {"name": "b", "family": "f", "counted": False, "refused": "PlanError: nothing"},
         {"name": "c", "family": "f", "counted": False, "checks": {"maps": "outputs apart", "onnx": "ok"}},
         {"name": "d", "family": "g", "counted": False, "crashed": "took longer"},
+        {"name": "e", "family": "g", "counted": False, "checks": {"maps": NOT_PROVEN, "target": "ok"}, "heard": 0.5},
     ]
     table = summary(rows)
-    assert "| `f` | 3 | 1 | 1 | 1 | 0.0% | 0.0% | 1 |" in table
-    assert "| all | 4 | 1 (25.0%) | 1 | 1 |" in table
-    assert table.splitlines()[-3:] == ["- `b`: PlanError: nothing", "- `c`: maps: outputs apart", "- `d`: took longer"]
+    assert "| `f` | 3 | 1 | 1 | 1 | 0 | 0 | 0.0% | 0.0% | - | 1 |" in table
+    assert "| `g` | 2 | 0 | 0 | 0 | 1 | 1 | 0.0% | 0.0% | 50.0% | 0 |" in table
+    assert "| all | 5 | 1 (20.0%) | 1 | 1 | 1 | 1 |" in table
+    failed = [
+        "- `b`: PlanError: nothing",
+        "- `c`: maps: outputs apart",
+        "- `d`: took longer",
+        f"- `e`: maps: {NOT_PROVEN}",
+    ]
+    assert table.splitlines()[-4:] == failed
