@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,9 @@ from netaug_fx.passes.plan import Plan
 from netaug_fx.passes.recorder import OpRecord
 
 REMEDY = "docs/extending.md shows how to write one"
+
+_DIGITS = re.compile(r"\d+")
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -165,14 +168,27 @@ class Inspection:
             f"{self.model}: {len(self.groups)} groups; {self.growing_share:.1%} of the weights and "
             f"{self.growing_share_of_macs:.1%} of the multiply-adds can grow"
         )
-        stays = Counter((pin.reason, pin.op, pin.location) for pin in self.pins)
-        reasons = [
-            f"  {count:4d} x {reason}" + (f" [{op}]" if op else "") + (f" at {place}" if place else "")
-            for (reason, op, place), count in stays.most_common()
-        ]
-        return "\n".join(
-            [head, "", *lines, "", "stays as it is:", *reasons, *self._opaque_lines(), *self._missing_lines()]
-        )
+        stays = self._pin_lines()
+        more = (*self._mixing_lines(), *self._opaque_lines(), *self._missing_lines())
+        return "\n".join([head, "", *lines, "", "stays as it is:", *stays, *more])
+
+    def _pin_lines(self) -> Iterator[str]:
+        """One line a reason and place; reasons that differ in numbers alone (shapes, say) are one."""
+        places: dict[tuple[str, str, str], list[str]] = {}
+        for pin in self.pins:
+            places.setdefault((_DIGITS.sub("#", pin.reason), pin.op, pin.location), []).append(pin.reason)
+        for (_, op, place), reasons in sorted(places.items(), key=lambda item: -len(item[1])):
+            alike = " (and alike)" if len(set(reasons)) > 1 else ""
+            where = (f" [{op}]" if op else "") + (f" at {place}" if place else "")
+            yield f"  {len(reasons):4d} x {reasons[0]}{alike}{where}"
+
+    def _mixing_lines(self) -> Iterator[str]:
+        """Places where values change with the width, the target's own pass excepted."""
+        if self.mixing:
+            yield from ("", "statistics across channels that grow, taken over all channels of a wider net:")
+            yield from (f"  {place}" for place in self.mixing[:_SHOWN])
+        if len(self.mixing) > _SHOWN:
+            yield f"  and {len(self.mixing) - _SHOWN} more (.mixing)"
 
     def _opaque_lines(self) -> Iterator[str]:
         """Forwards that cannot be traced, where widths stay for it: numbers in them cannot follow a width."""
