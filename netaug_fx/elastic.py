@@ -163,6 +163,9 @@ def _current(module: nn.Module, name: str) -> Any:
             result = assemble(base, blocks, tensor, active.widths, active.widest)
         else:
             result = base.clone()
+        if written and result.is_inference():
+            with torch.inference_mode(False):
+                result = result.clone()  # later passes of this context, with gradients, write into it
         if not result.requires_grad and base.requires_grad:
             result.requires_grad_()  # without gradients too: torch picks some kernels by this flag
         if written:
