@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import SHARED, ElasticTensor, assemble, disassemble
+from netaug_fx.assembly import ElasticTensor, assemble, disassemble
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import InputError
 from netaug_fx.passes.layout import Widths, shape
@@ -125,7 +125,7 @@ def keep_shared_(supernet: nn.Module, active: Active) -> None:
     """
     with torch.no_grad():
         for module, tensor in elastic_tensors(supernet):
-            if tensor.kind != SHARED or tensor.full_name not in active.scratch:
+            if tensor.full_name not in active.scratch:
                 continue
             written = active.scratch[tensor.full_name]
             if not tensor.dims:
