@@ -14,7 +14,7 @@ from torch.random import fork_rng
 from netaug_fx.errors import InputError
 from netaug_fx.passes.drawing import initialise_
 from netaug_fx.passes.extract import extract
-from netaug_fx.split import put_reset_part_
+from netaug_fx.split import mixed, put_reset_part_
 from netaug_fx.supernet import control, split_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -48,12 +48,11 @@ def reset_(
         raise InputError("reset_ was called within dense(): leave the context first")
     before = extract(supernet, dense=True)
     fresh = extract(supernet, dense=True)
-    with _generators((own.seed * 2**32 + own.draws) % 2**63), torch.no_grad():
+    with _generators(mixed(own.seed, own.draws)), torch.no_grad():
         if initialise is None:
             initialise_(fresh, split.first)
         else:
-            _initialise_by(initialise, fresh)
-    _require_same_shapes(fresh, before)
+            _initialise_by(initialise, fresh, before)
     if not reset_norm:
         _take_norms_from_(fresh, before)
     _take_frozen_from_(fresh, before)
@@ -77,19 +76,20 @@ def _generators(seed: int) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _initialise_by(initialise: Callable[[nn.Module], object], net: nn.Module) -> None:
-    """Lets the user's function fill a net."""
+def _initialise_by(initialise: Callable[[nn.Module], object], net: nn.Module, before: nn.Module) -> None:
+    """Lets the user's function fill a net, and holds it against the net of before."""
 
     def marks() -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in net.parameters()]
 
     remedy = "fill the parameters of the net that it is given, in place, as torch.nn.init's functions do"
-    started, values = marks(), [parameter.detach().clone() for parameter in net.parameters()]
+    started = marks()
     returned = initialise(net)
     if isinstance(returned, nn.Module) and returned is not net:
         raise InputError(f"initialise returned another {type(returned).__name__}, which is not looked at: {remedy}")
+    _require_same_shapes(net, before)
     # Versions do not count what is written through ``.data``.
-    if values and started == marks() and all(map(torch.equal, values, net.parameters())):
+    if started and started == marks() and all(map(torch.equal, before.parameters(), net.parameters())):
         raise InputError(f"initialise left every parameter as it was: {remedy}")
 
 

@@ -6,7 +6,7 @@ weight by weight, where the masks are False). ([KE]: Taha et al., Knowledge Evol
 
 from __future__ import annotations
 
-import zlib
+import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MethodType
@@ -98,8 +98,13 @@ def is_fit(split: Split, seed: int, name: str, parameter: Tensor) -> Tensor:
     """Of ``wels``: True where a weight of a parameter is fit, which follows from the seed and the parameter's name."""
     if name in split.whole:
         return torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
-    generator = torch.Generator().manual_seed((seed * 2**32 + zlib.crc32(name.encode())) % 2**63)
+    generator = torch.Generator().manual_seed(mixed(seed, name))
     return (torch.rand(parameter.shape, generator=generator) < split.keep).to(parameter.device)
+
+
+def mixed(*parts: int | str) -> int:
+    """A seed that follows from all parts, in each of its bits: torch's generator on CPUs takes the lowest 32 alone."""
+    return random.Random(repr(parts)).getrandbits(63)
 
 
 def put_reset_part_(supernet: nn.Module, split: Split, seed: int, dense: nn.Module) -> None:
