@@ -144,6 +144,8 @@ class _Resizing:
                 new = tuple(channels.size_at(noted[f"{name}.{i}"], self.sizes) for i in range(count))
             else:
                 continue
+            if isinstance(module, nn.GroupNorm):  # groups keep their size; without weights nothing else would tell
+                module.num_channels = module.num_channels // module.num_groups * new
             module.__dict__[name] = new
 
     def _rewrite_(self, path: str, module: nn.Module) -> None:

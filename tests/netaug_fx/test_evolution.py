@@ -192,6 +192,16 @@ def test_copies_and_pickles_go_on_alike(method: str) -> None:
         assert not differing(tensors(supernet), tensors(twin))
 
 
+def test_a_supernet_whose_slim_net_has_a_class_of_its_own_can_be_copied_and_pickled() -> None:
+    wiring = WIRINGS["literal_view"]
+    supernet = netaug_fx.evolve(wiring.build(), 0.5, example_inputs=wiring.inputs(2)).eval()
+    slim = netaug_fx.extract(supernet)
+    for twin in (copy.deepcopy(supernet), pickle.loads(pickle.dumps(supernet))):
+        assert type(netaug_fx.extract(twin)) is type(slim)
+        assert_equal(run(twin, wiring.inputs(2)), run(slim, wiring.inputs(2)), "slim outputs")
+        assert not differing(tensors(supernet), tensors(twin))
+
+
 def test_verify_holds_the_slim_net_against_the_dense_one() -> None:
     supernet = split_net()
     train(supernet)
