@@ -51,7 +51,7 @@ def evolve(
         method: ``kels``: the first ``ceil(keep * C)`` channels of every group, inputs and outputs whole, each part of a
             concatenation by itself, groups and heads kept whole: a slim net that can be cut out. ``wels``: each weight
             with probability ``keep``; no slim net exists, and any module will do.
-        example_inputs: As for ``augment``; ``wels`` needs none.
+        example_inputs: As for ``augment``; ``wels`` needs them for lazy modules alone.
         pin: Globs of module paths whose tensors are fit as a whole.
         seed: Seeds the masks of ``wels`` and what ``reset_`` draws.
 

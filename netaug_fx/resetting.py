@@ -117,7 +117,7 @@ def _take_frozen_from_(net: nn.Module, source: nn.Module) -> None:
     """What is not trained is not drawn anew: nothing would make it right again."""
     with torch.no_grad():
         for parameter, other in zip(net.parameters(), source.parameters(), strict=True):
-            if not parameter.requires_grad:
+            if not other.requires_grad:
                 parameter.copy_(other)
 
 

@@ -38,7 +38,8 @@ def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> Non
     """Draws all weights anew: by each module's ``reset_parameters``; what that does not write, by ``first_moments``.
 
     Children before their parents, since a parent may initialise them in another way than they do themselves. A layer
-    with parametrizations is drawn as it was before it got them, and then gets them again.
+    with parametrizations is drawn as it was before it got them, and then gets them again. What ``first`` does not know
+    stays.
 
     Raises:
         InputError: a parameter that nothing writes held values that are not finite, which tell of no distribution.
@@ -53,7 +54,8 @@ def initialise_(net: nn.Module, first: Mapping[str, tuple[float, float]]) -> Non
             # Behind weight normalisation or pruning, it wrote what is computed from this one. Versions alone would not
             # do: what is written through ``.data`` does not count there.
             version, values = before[name]
-            if parameter._version == version and torch.equal(parameter.nan_to_num(), values.nan_to_num()):
+            written = parameter._version != version or not torch.equal(parameter.nan_to_num(), values.nan_to_num())
+            if name in first and not written:
                 _draw_by_moments_(parameter, name, first[name])
 
 

@@ -154,6 +154,8 @@ class Masked(nn.Module):
         self.a = nn.Linear(4, 4)
         self.mask = nn.Parameter(torch.full((4, 4), -torch.inf).triu(1), requires_grad=trained)
         self.phase = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+        self.order = nn.Parameter(torch.arange(4), requires_grad=False)
+        self.used = nn.Parameter(torch.tensor([True, False]), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = (self.a(x)[..., None, :] + self.mask).softmax(-1).sum(-2) * self.phase.abs().sum(0)
@@ -168,11 +170,24 @@ def test_a_trained_parameter_of_no_known_distribution_is_refused_and_a_frozen_on
     before = tensors(supernet)
     netaug_fx.reset_(supernet)
     changed = differing(before, tensors(supernet))
-    assert "mask" not in changed
+    assert changed.isdisjoint({"mask", "order", "used"})
     drawn: Any = supernet.phase
     assert (drawn.real != before["phase"].real).any()
     assert (drawn.imag != before["phase"].imag).any()
     assert torch.isfinite(supernet(x)).all()
+
+
+def test_what_was_added_after_the_split_stays() -> None:
+    supernet: Any = split_net()
+    supernet.added = OwnParameters()
+    netaug_fx.reset_(supernet)
+    assert (supernet.added.scale == 5).all()
+
+
+class OwnParameters(nn.Identity):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((3,), 5.0))
 
 
 # -- weight by weight ------------------------------------------------------------------------------
