@@ -152,17 +152,7 @@ def compile_model(
     Takes the arguments of ``augment`` and raises its errors; with ``allow_nothing`` a model in which nothing can grow
     is compiled too.
     """
-    checked_model(model)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-        raise InputError(f"seed must be an integer of 64 bits, not {seed!r}")
-    elastic = next((path for path, module in model.named_modules() if is_elastic(module)), None)
-    if elastic is not None:
-        where = f"its module {elastic!r}" if elastic else "it"
-        raise InputError(
-            f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first"
-        )
-    materialise(model, example_inputs)
-    refuse_unsuitable(model)
+    prepare(model, example_inputs, seed)
     inputs = resolve_inputs(model, example_inputs)
     observed = _observed(model, inputs)
     analysis = infer(model, inputs, observed)
@@ -191,6 +181,25 @@ def compile_model(
     raise CheckError(
         f"{type(model).__name__} still fails its check after {_MOST_ROUNDS} rounds of pinning; please report it"
     )
+
+
+def prepare(model: nn.Module, example_inputs: Any, seed: int) -> None:
+    """Lets pass only what can be made a supernet; lazy modules get their parameters.
+
+    Raises:
+        InputError: it is no such model, or the seed is none.
+    """
+    checked_model(model)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed must be an integer of 64 bits, not {seed!r}")
+    elastic = next((path for path, module in model.named_modules() if is_elastic(module)), None)
+    if elastic is not None:
+        where = f"its module {elastic!r}" if elastic else "it"
+        raise InputError(
+            f"the model is augmented already ({where} is elastic); augment the plain model, or extract it first"
+        )
+    materialise(model, example_inputs)
+    refuse_unsuitable(model)
 
 
 def _observed(model: nn.Module, inputs: Inputs) -> Observed:

@@ -29,6 +29,8 @@ from netaug_fx.passes.layout import Layout, Widths, positions, shape, size
 
 STATE = "_netaug"
 _MARK = "_netaug_elastic"
+MADE_BY = "_netaug_made_by"
+"""On classes that cannot be found by their name: the function that makes them, and its arguments."""
 
 # Integers that torch.nn keeps as attributes and reads in its forward: class -> attribute -> name noted by the rules.
 INTEGER_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -85,6 +87,15 @@ class ForwardSource:
     def of(cls, code: str, names: dict[str, Any]) -> ForwardSource:
         """Keeps modules by name, everything else as it is."""
         return cls(code, {k: _ByName(v.__name__) if isinstance(v, ModuleType) else v for k, v in names.items()})
+
+    def is_like(self, other: ForwardSource) -> bool:
+        """Whether both are the same text, with the same things behind its names."""
+        ours, theirs = self.names, other.names
+        return (self.code, ours.keys()) == (other.code, theirs.keys()) and all(
+            ours[name] is theirs[name]
+            or (isinstance(ours[name], (_ByName, float)) and repr(ours[name]) == repr(theirs[name]))
+            for name in ours
+        )
 
     def compile(self) -> Callable[..., Any]:
         """The function, taking the module as ``self``."""
@@ -164,6 +175,9 @@ def _current(module: nn.Module, name: str) -> Any:
             result = assemble(base, blocks, tensor, active.widths, active.widest)
         else:
             result = base.clone()
+        if written and result.is_inference():
+            with torch.inference_mode(False):
+                result = result.clone()  # later passes of this context, with gradients, write into it
         if not result.requires_grad and base.requires_grad:
             result.requires_grad_()  # without gradients too: torch picks some kernels by this flag
         if written:
@@ -318,7 +332,8 @@ def _make_class(
             )
         reduced: tuple[Any, ...] = super(created, self).__reduce_ex__(2)  # type: ignore[assignment]
         _, _, state, *rest = reduced
-        return (_rebuild, (base, tensors, integers, rewritten, mixin), state, *rest)
+        found = vars(base).get(MADE_BY, base)
+        return (_rebuild, (found, tensors, integers, rewritten, mixin), state, *rest)
 
     if issubclass(base, fx.GraphModule):  # whose own copy is built from its graph, and is elastic no more
         namespace["__deepcopy__"] = _deep_copy
@@ -365,8 +380,11 @@ def _taken_away(module: nn.Module, name: str) -> InputError:
     )
 
 
-def _rebuild(*key: Any) -> nn.Module:
-    cls = elastic_class(*key)
+def _rebuild(base: Any, *key: Any) -> nn.Module:
+    if not isinstance(base, type):
+        function, arguments = base
+        base = function(*arguments)
+    cls = elastic_class(base, *key)
     return cls.__new__(cls)
 
 

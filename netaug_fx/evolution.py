@@ -8,7 +8,7 @@ by itself: ``extract`` cuts it out. ([KE]: Taha, Shrivastava and Davis, Knowledg
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,23 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.api import Compiled, compile_model
+from netaug_fx.api import Compiled, compile_model, prepare
 from netaug_fx.elastic import STATE, Active, ModuleState, elastic_class
-from netaug_fx.errors import CheckError, InputError, PlanError
+from netaug_fx.errors import CheckError, InputError, NetAugError, PlanError
 from netaug_fx.example_inputs import checked_model
 from netaug_fx.passes.channels import Var
 from netaug_fx.passes.check_real import check_target
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.drawing import first_moments
+from netaug_fx.passes.extract import extract
 from netaug_fx.passes.graph import Group
-from netaug_fx.passes.observe import observe, outputs_of
-from netaug_fx.passes.plan import Plan, with_parents
+from netaug_fx.passes.observe import mode_name, observe, outputs_of
+from netaug_fx.passes.plan import Plan, check_pins, with_parents
 from netaug_fx.passes.resize import resize
 from netaug_fx.passes.widen import widen
-from netaug_fx.split import Split, dense_net, put_reset_part_, without_values
-from netaug_fx.supernet import Supernet, install, split_of
-
-KELS, WELS = "kels", "wels"
+from netaug_fx.split import KELS, WELS, Split, originals, put_reset_part_
+from netaug_fx.supernet import Supernet, install
 
 
 def evolve(
@@ -52,7 +51,7 @@ def evolve(
         method: ``kels``: the first ``ceil(keep * C)`` channels of every group, inputs and outputs whole, each part of a
             concatenation by itself, groups and heads kept whole: a slim net that can be cut out. ``wels``: each weight
             with probability ``keep``; no slim net exists, and any module will do.
-        example_inputs: As for ``augment``; ``wels`` needs none.
+        example_inputs: As for ``augment``; ``wels`` needs them for lazy modules alone.
         pin: Globs of module paths whose tensors are fit as a whole.
         seed: Seeds the masks of ``wels`` and what ``reset_`` draws.
 
@@ -96,22 +95,40 @@ def evolve(
 
 def _kels(model: nn.Module, keep: float, example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
     found = compile_model(model, _a_little_wider, example_inputs=example_inputs, pin=pin, seed=seed, allow_nothing=True)
+    _refuse_new_buffers(model, found.observed.buffers)
     sizes = {var: _kept(var.size, keep) for var in found.plan.numbers if _kept(var.size, keep) < var.size}
     if not sizes and keep < 1:
-        reasons = dict.fromkeys(f"{pin.tensor} dim {pin.dim}: {pin.reason}" for pin in found.plan.pins)
-        shown = "; ".join(list(reasons)[:5]) or "every width is one channel"
-        raise PlanError(
-            f"no width of {type(model).__name__} can be cut to keep={keep:g} ({shown}); method='wels' splits any model"
-        )
+        raise PlanError(_nothing_is_cut(model, keep, found.plan))
     slim = resize(model, found.analysis, sizes)
-    supernet = widen(slim, found.analysis, _plan(found.plan, sizes), seed=seed, mixin=Supernet, shared_buffers=True)
+    plan = _plan(found.plan, sizes)
+    supernet = widen(slim, found.analysis, plan, seed=seed, mixin=Supernet, shared_buffers=True)
     assert isinstance(supernet, Supernet)
     mixing = ", ".join(dict.fromkeys(f"{m.op} in {m.module or 'the model'}" for m in found.analysis.mixing))
-    split = Split(KELS, keep, without_values(model), first_moments(model), mixing=mixing)
-    install(supernet, _plan(found.plan, sizes).groups, found.plan.pins, seed, split)
-    put_reset_part_(supernet, split, model)
+    split = Split(KELS, keep, first_moments(model), originals(model, slim), mixing=mixing)
+    install(supernet, plan.groups, plan.pins, seed, split)
+    put_reset_part_(supernet, split, seed, model)
     _check(supernet, slim, found)
     return supernet
+
+
+def _refuse_new_buffers(model: nn.Module, after: Mapping[bool, Mapping[str, Tensor]]) -> None:
+    known = dict(model.named_buffers(remove_duplicate=False))
+    for name in (name for buffers in after.values() for name in buffers if name not in known):
+        raise InputError(
+            f"a forward of {type(model).__name__} registers the buffer {name!r} while it runs: run the model once "
+            "before evolve, so that the buffer exists and is divided, too"
+        )
+
+
+def _nothing_is_cut(model: nn.Module, keep: float, found: Plan) -> str:
+    widths = [var.size for var in found.numbers]
+    if widths and max(widths) > 1:
+        most = max(widths)
+        why = f"ceil({keep:g} * {most}) are all {most} channels of its widest group: keep at most 1 - 1/{most}"
+    else:
+        reasons = dict.fromkeys(f"{pin.tensor} dim {pin.dim}: {pin.reason}" for pin in found.pins)
+        why = "; ".join(list(reasons)[:5]) or "every width is one channel"
+    return f"no width of {type(model).__name__} can be cut to keep={keep:g} ({why}); method='wels' splits any model"
 
 
 def _a_little_wider(group: Group) -> float:
@@ -141,14 +158,36 @@ def _check(supernet: Supernet, slim: nn.Module, found: Compiled) -> None:
     check_target(supernet, observe(slim, found.inputs), found.inputs)
     copied = copy_model(supernet)
     for training in (False, True):
-        with Supernet.dense(copied):
-            outputs = outputs_of(copied, found.inputs, training)
+        outputs = _outputs_of_dense(copied, found, training)
         expected = found.observed.outputs[training]
-        same = len(outputs) == len(expected) and all(map(_same, outputs, expected))
-        own = dict(dense_net(copied, split_of(copied)).named_buffers(remove_duplicate=False))
-        if not same or not all(_same(own[name], value) for name, value in found.observed.buffers[training].items()):
-            mode = "training" if training else "evaluation"
-            raise CheckError(f"the dense net differs from {type(supernet).__name__} in {mode} mode; please report it")
+        mode = f"in {mode_name(training)} mode"
+        own = dict(extract(copied, dense=True).named_buffers(remove_duplicate=False))
+        for name, value in found.observed.buffers[training].items():
+            if name not in own or not _same(own[name], value):
+                raise CheckError(
+                    f"buffer {name!r} of the dense net differs from {type(supernet).__name__}'s {mode}; {_WRITING}"
+                )
+        if len(outputs) != len(expected) or not all(map(_same, outputs, expected)):
+            raise CheckError(f"the dense net differs from {type(supernet).__name__} {mode}; please report it")
+
+
+def _outputs_of_dense(supernet: nn.Module, found: Compiled, training: bool) -> list[Tensor]:
+    try:
+        with Supernet.dense(supernet):  # type: ignore[arg-type]
+            return outputs_of(supernet, found.inputs, training)
+    except NetAugError:
+        raise
+    except Exception as error:  # the user's code may fail in any way
+        raise CheckError(
+            f"the dense net of {type(supernet).__name__} does not run in {mode_name(training)} mode: "
+            f"{type(error).__name__}: {error}; {_WRITING}"
+        ) from error
+
+
+_WRITING = (
+    "a forward may write into buffers in place and by assigning to the attribute, but not through _buffers or .data "
+    "(method='wels' splits any model; if none of yours does, please report it)"
+)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -158,21 +197,19 @@ def _same(a: Tensor, b: Tensor) -> bool:
 # -- by single weights -----------------------------------------------------------------------------
 
 
-def _wels(model: nn.Module, keep: float, _example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
+def _wels(model: nn.Module, keep: float, example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
+    prepare(model, example_inputs, seed)
+    check_pins(model, pin)
     supernet = copy_model(model)
-    supernet.__dict__[STATE] = ModuleState("", Active(()), {}, {})
+    supernet.__dict__[STATE] = ModuleState("", Active(()), {}, {}, own_forward=vars(supernet).get("forward"))
     supernet.__class__ = elastic_class(type(supernet), frozenset(), frozenset(), False, Supernet)
-    generator = torch.Generator().manual_seed(seed)
-    masks = {
-        name: (torch.rand(parameter.shape, generator=generator) < keep) | _pinned(model, name, pin)
-        for name, parameter in model.named_parameters()
-    }
-    install(supernet, (), (), seed, Split(WELS, keep, without_values(model), first_moments(model), masks))
+    whole = frozenset(name for name, _ in model.named_parameters() if _pinned(name, pin))
+    install(supernet, (), (), seed, Split(WELS, keep, first_moments(model), whole=whole))
     assert isinstance(supernet, Supernet)
     return supernet
 
 
-def _pinned(model: nn.Module, name: str, pin: Sequence[str]) -> bool:
+def _pinned(name: str, pin: Sequence[str]) -> bool:
     path = name.rpartition(".")[0]
     return any(fnmatchcase(prefix, pattern) for pattern in pin for prefix in with_parents(path))
 

@@ -169,8 +169,8 @@ class Inspection:
             f"{self.growing_share_of_macs:.1%} of the multiply-adds can grow"
         )
         stays = self._pin_lines()
-        more = (*self._mixing_lines(), *self._opaque_lines(), *self._missing_lines())
-        return "\n".join([head, "", *lines, "", "stays as it is:", *stays, *more])
+        sections = (*self._mixing_lines(), *self._opaque_lines(), *self._missing_lines())
+        return "\n".join([head, "", *lines, "", "stays as it is:", *stays, *sections])
 
     def _pin_lines(self) -> Iterator[str]:
         """One line a reason and place; reasons that differ in numbers alone (shapes, say) are one."""

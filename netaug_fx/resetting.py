@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.random import fork_rng
 
 from netaug_fx.errors import InputError
 from netaug_fx.passes.drawing import initialise_
-from netaug_fx.split import dense_net, put_reset_part_
+from netaug_fx.passes.extract import extract
+from netaug_fx.split import mixed, put_reset_part_
 from netaug_fx.supernet import control, split_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -22,36 +26,71 @@ def reset_(
     """Draws the reset hypothesis anew, in place; the fit weights stay bit for bit ([KE], section 3).
 
     Random numbers follow from the seed given to ``evolve`` and from how many resets there were, which travels in the
-    state_dict; the global generators are left alone.
+    state_dict; the global generators (torch's, NumPy's and Python's) are left alone.
 
     Args:
         supernet: What ``evolve`` returned.
         initialise: Called with the dense net, initialises it in place as the model does when it is made; its reset
-            hypothesis is then taken over. By default each layer's ``reset_parameters``; parameters that it does not
-            write (of modules without one, or behind weight normalisation) are drawn uniformly, with the mean and
-            standard deviation that they had when the model was split. Frozen parameters stay.
-        reset_norm: Reset norms, too: their affine parameters and running statistics. By default they go on.
+            hypothesis is then taken over. By default each layer's ``reset_parameters`` (of a layer with
+            parametrizations: before it got them); parameters that it does not write (of modules without one, or behind
+            a hook's weight normalisation) are drawn uniformly, with the mean and standard deviation that they had when
+            the model was split. Frozen parameters stay.
+        reset_norm: Reset norms, too: their affine parameters and running statistics. By default they go on. Norms are
+            those of torch, and leaves of the user's own whose class is called a norm and whose parameters are vectors;
+            any other module of the user's is reset like a layer, whatever it computes.
 
     Raises:
-        InputError: it is no supernet of ``evolve``, it is within a pass, or ``initialise`` gave a tensor another shape.
+        InputError: it is no supernet of ``evolve``, or within a pass; or ``initialise`` did something else than to fill
+            the net that it was given with finite values.
     """
     own, split = control(supernet), split_of(supernet)
     if own.active.widths is not None:
         raise InputError("reset_ was called within dense(): leave the context first")
-    before = dense_net(supernet, split)
-    fresh = dense_net(supernet, split)
-    with fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        torch.manual_seed((own.seed * 2**32 + own.draws) % 2**63)
+    before = extract(supernet, dense=True)
+    fresh = extract(supernet, dense=True)
+    with _generators(mixed(own.seed, own.draws)), torch.no_grad():
         if initialise is None:
             initialise_(fresh, split.first)
         else:
-            initialise(fresh)
-    _require_same_shapes(fresh, before)
+            _initialise_by(initialise, fresh, before)
     if not reset_norm:
         _take_norms_from_(fresh, before)
     _take_frozen_from_(fresh, before)
+    _require_finite(fresh, before)
     own.draws += 1
-    put_reset_part_(supernet, split, fresh)
+    put_reset_part_(supernet, split, own.seed, fresh)
+
+
+@contextmanager
+def _generators(seed: int) -> Iterator[None]:
+    """Within it all global generators follow from a seed; after it they are as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _initialise_by(initialise: Callable[[nn.Module], object], net: nn.Module, before: nn.Module) -> None:
+    """Lets the user's function fill a net, and holds it against the net of before."""
+
+    def marks() -> list[tuple[int, int]]:
+        return [(parameter.data_ptr(), parameter._version) for parameter in net.parameters()]
+
+    remedy = "fill the parameters of the net that it is given, in place, as torch.nn.init's functions do"
+    started = marks()
+    returned = initialise(net)
+    if isinstance(returned, nn.Module) and returned is not net:
+        raise InputError(f"initialise returned another {type(returned).__name__}, which is not looked at: {remedy}")
+    _require_same_shapes(net, before)
+    # Versions do not count what is written through ``.data``.
+    if started and started == marks() and all(map(torch.equal, before.parameters(), net.parameters())):
+        raise InputError(f"initialise left every parameter as it was: {remedy}")
 
 
 def _take_norms_from_(net: nn.Module, source: nn.Module) -> None:
@@ -78,17 +117,36 @@ def _take_frozen_from_(net: nn.Module, source: nn.Module) -> None:
     """What is not trained is not drawn anew: nothing would make it right again."""
     with torch.no_grad():
         for parameter, other in zip(net.parameters(), source.parameters(), strict=True):
-            if not parameter.requires_grad:
+            if not other.requires_grad:
                 parameter.copy_(other)
 
 
 def _require_same_shapes(fresh: nn.Module, before: nn.Module) -> None:
-    shapes = [
-        {name: tuple(p.shape) for name, p in net.named_parameters(remove_duplicate=False)} for net in (before, fresh)
-    ]
-    for name, shape in shapes[0].items():
-        if shapes[1].get(name) != shape:
+    paths = [[path for path, _ in net.named_modules()] for net in (fresh, before)]
+    strange = next(iter({*paths[0]} ^ {*paths[1]}), None)
+    if strange is not None:
+        did = "added" if strange in paths[0] else "took away"
+        raise InputError(f"initialise must fill the parameters of the net it is given, and {did} module {strange!r}")
+    ours, theirs = (dict(net.named_parameters(remove_duplicate=False)) for net in (before, fresh))
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        shapes = [list(net[name].shape) if name in net else "nothing" for net in (ours, theirs)]
+        if shapes[0] != shapes[1]:
             raise InputError(
                 f"initialise must fill the parameters of the net that it is given, and changed {name!r} from "
-                f"{list(shape)} to {list(shapes[1].get(name, ()))}"
+                f"{shapes[0]} to {shapes[1]}"
+            )
+
+
+def _require_finite(fresh: nn.Module, before: nn.Module) -> None:
+    """Values that were not finite before (of a mask, say) are the model's own affair."""
+
+    def tensors(net: nn.Module) -> dict[str, Tensor]:
+        return dict(net.named_parameters()) | dict(net.named_buffers())
+
+    theirs = tensors(before)
+    for name, value in tensors(fresh).items():
+        if name in theirs and bool(theirs[name].isfinite().all()) and not bool(value.isfinite().all()):
+            raise InputError(
+                f"the initialisation left values in {name!r} that are not finite: the reset_parameters of its module, "
+                "or the initialise that reset_ was given, must fill all of it"
             )

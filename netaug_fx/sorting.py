@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netaug_fx.assembly import STATISTIC, ElasticTensor, assemble, disassemble
+from netaug_fx.errors import InputError
 from netaug_fx.passes.graph import INNER
 from netaug_fx.passes.layout import Grow, Widths, arrange, coordinates, groups_in, positions, shape
 from netaug_fx.split import elastic_tensors, registered
@@ -34,9 +35,14 @@ def sort_channels_(
         kinds: Kinds of groups to sort.
 
     Raises:
-        InputError: not a supernet, or an unknown kind.
+        InputError: not a supernet, or what ``evolve`` returned; or an unknown kind.
     """
     own = control(supernet)
+    if own.split is not None:
+        raise InputError(
+            f"sort_channels_ would exchange channels between the fit hypothesis of this {type(supernet).__name__} and "
+            "the reset one, and generations hand the fit one on: give what netaug_fx.augment(model) returned"
+        )
     check_kinds(kinds)
     chosen = {number for number, group in enumerate(own.groups) if group.kind in kinds}
     widest = own.active.widest

@@ -7,6 +7,7 @@ import functools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -39,6 +40,7 @@ class Control:
         self.seed = seed
         self.split = split  # of what ``evolve`` made
         self.assigns = False  # whether a forward may assign attributes, which ``augmented`` then takes back
+        self.in_dense = False
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
 
@@ -220,21 +222,32 @@ class Supernet(nn.Module):
     def dense(self) -> Iterator[None]:
         """Within this context the supernet that ``evolve`` made is the dense net, with its own norm statistics.
 
+        Call ``backward()`` within it, too, where activations are checkpointed: what is computed again for it would
+        otherwise be computed with the slim net. Norm statistics are written back when it ends, and before the
+        supernet's state_dict is taken or loaded, and before it is copied, pickled or extracted.
+
         Raises:
-            InputError: the supernet is one of ``augment``'s, or in another pass.
+            InputError: the supernet is one of ``augment``'s, or in another pass; or a forward replaced a buffer by what
+                cannot be divided between the two hypotheses.
         """
         own = control(self)
         split_of(self)
         if own.active.widths is not None:
             raise InputError("dense() was called within another pass: leave its context first")
-        own.active.widths, own.active.scratch = own.active.widest, {}
+        own.active.widths, own.active.scratch, own.in_dense = own.active.widest, {}, True
         try:
             yield
         finally:
             try:
-                keep_shared_(self, own.active)
+                settle_(self)
             finally:
-                own.active.widths, own.active.scratch = None, {}
+                own.active.widths, own.active.scratch, own.in_dense = None, {}, False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles hold what a dense pass under way has left in buffers."""
+        if is_supernet(self):
+            settle_(self)
+        return super().__reduce_ex__(protocol)
 
     @_shy_method
     def target_state_dict(self) -> dict[str, Any]:
@@ -257,6 +270,14 @@ def control(supernet: Any) -> Control:
             "(of a wrapped one, such as DistributedDataParallel, the .module)"
         )
     return found
+
+
+def settle_(supernet: nn.Module, *_of_hook: Any) -> None:
+    """Writes what a dense pass under way has left in norm statistics so far to where they are kept."""
+    own = control(supernet)
+    if own.in_dense:
+        keep_shared_(supernet, own.active)
+        own.active.scratch = {}
 
 
 def split_of(supernet: nn.Module) -> Split:
@@ -296,6 +317,7 @@ def install(
     state: ModuleState = supernet.__dict__[STATE]
     supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed, split)
     control(supernet).assigns = assigns_attributes(supernet)
+    supernet.register_state_dict_pre_hook(settle_)  # type: ignore[no-untyped-call]
     supernet.register_state_dict_post_hook(save_draws)  # type: ignore[no-untyped-call]
     supernet.register_load_state_dict_pre_hook(load_draws)  # type: ignore[no-untyped-call]
 
@@ -310,22 +332,32 @@ def extra_names(supernet: nn.Module) -> Iterator[str]:
 
 
 def save_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:
-    """state_dict hook: the generator's seed and count travel along."""
+    """state_dict hook: seed and count travel along, and what ``reset_`` draws by that no layer knows."""
     own = control(module)
-    state_dict[prefix + STATE_KEY] = torch.tensor([own.seed, own.draws], dtype=torch.int64)
+    moments = [] if own.split is None else list(own.split.first.values())
+    numbers = torch.tensor(moments, dtype=torch.float64).flatten().view(torch.int64)
+    state_dict[prefix + STATE_KEY] = torch.cat([torch.tensor([own.seed, own.draws], dtype=torch.int64), numbers])
 
 
 def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
     """Restores the generator; a plain model's checkpoint leaves generator and extra blocks as they are."""
+    settle_(module)  # else what a dense pass left would later be written over what is loaded
     own = control(module)
     own.calibrated.clear()
     saved = state_dict.pop(prefix + STATE_KEY, None)
     if saved is not None:
-        if not isinstance(saved, Tensor) or saved.shape != (2,) or saved.dtype != torch.int64:
+        first = {} if own.split is None else own.split.first
+        if not isinstance(saved, Tensor) or saved.shape != (2 + 2 * len(first),) or saved.dtype != torch.int64:
+            more = "" if own.split is None else f", and {2 * len(first)} that tell of the first weights"
             raise CheckpointError(
-                f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws), not {saved!r}"
+                f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws{more}), not {saved!r}: "
+                "it is of another kind of supernet, or of another model"
             )
-        own.seed, own.draws = (int(value) for value in saved)
+        own.seed, own.draws = (int(value) for value in saved[:2])
+        if own.split is not None:
+            moments = saved[2:].cpu().contiguous().view(torch.float64).reshape(-1, 2).tolist()
+            pairs = ((mean, deviation) for mean, deviation in moments)
+            own.split = replace(own.split, first=dict(zip(first, pairs, strict=True)))
         return
     extras = list(extra_names(module))
     if not any(prefix + name in state_dict for name in extras):

@@ -13,10 +13,11 @@ from torch import nn
 
 from netaug_fx.passes.compare_outputs import distance
 from netaug_fx.passes.copying import copy_model
+from netaug_fx.passes.extract import extract
 from netaug_fx.passes.report import Check
 from netaug_fx.passes.running import output_tensors
 from netaug_fx.passes.untouched import untouched
-from netaug_fx.split import dense_net, elastic_tensors, registered
+from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import split_of
 
 NAME = "fit hypothesis"
@@ -38,7 +39,7 @@ def check_fit(slim: nn.Module, supernet: nn.Module, inputs: Any, tolerance: floa
             for dim, extra in zip(tensor.dims, tensor.extras, strict=True):
                 if dim in tensor.contracted:
                     registered(module, extra).zero_()
-    outputs = [_outputs(net, inputs) for net in (slim, dense_net(dense, split))]
+    outputs = [_outputs(net, inputs) for net in (slim, extract(dense, dense=True))]
     apart = max((distance(a, b) for a, b in zip(*outputs, strict=True)), default=0.0)
     detail = f"the fit weights bit for bit; outputs of the dense net without the reset weights, to {apart:.1e}"
     return Check(NAME, apart <= tolerance, detail, f"outputs within {tolerance:g}", f"{apart:.1e} of the largest value")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -217,19 +218,29 @@ def _streams_above(var: Var, sources: Mapping[Var, set[Var]], growing: Mapping[V
 
 
 def _pinned_by_user(model: nn.Module, found: Mapping[Var, Group], pin: Sequence[str]) -> dict[Var, Reason]:
+    check_pins(model, pin)
+    stays: dict[Var, Reason] = {}
+    for pattern in pin:
+        for var, group in found.items():
+            if any(fnmatchcase(path, pattern) for layer in group.layers for path in with_parents(layer)):
+                stays[var] = Reason(f"pinned by pin={pattern!r}")
+    return stays
+
+
+def check_pins(model: nn.Module, pin: Any) -> None:
+    """Accepts globs of module paths that each match a module.
+
+    Raises:
+        InputError: it is something else, or one matches nothing.
+    """
     if isinstance(pin, str):
         raise InputError(f"pin must be a list of module-path globs, such as pin=[{pin!r}]")
     if not isinstance(pin, Collection) or not all(isinstance(pattern, str) for pattern in pin):
         raise InputError(f"pin must be a list of module-path globs (strings), not {pin!r}")
     paths = [path for path, _ in model.named_modules() if path]
-    stays: dict[Var, Reason] = {}
     for pattern in pin:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise InputError(f"pin={pattern!r} matches no module; paths look like {', '.join(map(repr, paths[:5]))}")
-        for var, group in found.items():
-            if any(fnmatchcase(path, pattern) for layer in group.layers for path in with_parents(layer)):
-                stays[var] = Reason(f"pinned by pin={pattern!r}")
-    return stays
 
 
 def with_parents(path: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netaug_fx.elastic import STATE, ForwardSource, integer_attributes
+from netaug_fx.elastic import MADE_BY, STATE, ForwardSource, integer_attributes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
 from netaug_fx.passes.copying import copy_model
@@ -144,6 +144,8 @@ class _Resizing:
                 new = tuple(channels.size_at(noted[f"{name}.{i}"], self.sizes) for i in range(count))
             else:
                 continue
+            if isinstance(module, nn.GroupNorm):  # groups keep their size; without weights nothing else would tell
+                module.num_channels = module.num_channels // module.num_groups * new
             module.__dict__[name] = new
 
     def _rewrite_(self, path: str, module: nn.Module) -> None:
@@ -230,7 +232,23 @@ _DESCRIBED: dict[type[nn.Module], Callable[[Any], Mapping[str, Any]]] = {
 
 
 def forward_class(base: type[nn.Module], evaluation: ForwardSource, training: ForwardSource) -> type[nn.Module]:
-    """A subclass of ``base``, of its name, that runs other forwards; its instances can be copied and pickled."""
+    """A subclass of ``base``, of its name, that runs other forwards; its instances can be copied and pickled.
+
+    The same one for the same forwards: copies are of one class.
+    """
+    known = _forward_classes.setdefault((base, evaluation.code, training.code), [])
+    for cls in known:
+        _, (_, *sources) = vars(cls)[MADE_BY]
+        if sources[0].is_like(evaluation) and sources[1].is_like(training):
+            return cls
+    known.append(_make_forward_class(base, evaluation, training))
+    return known[-1]
+
+
+_forward_classes: dict[tuple[type[nn.Module], str, str], list[type[nn.Module]]] = {}
+
+
+def _make_forward_class(base: type[nn.Module], evaluation: ForwardSource, training: ForwardSource) -> type[nn.Module]:
     compiled: dict[bool, Callable[..., Any]] = {}
 
     @functools.wraps(base.forward)
@@ -244,7 +262,8 @@ def forward_class(base: type[nn.Module], evaluation: ForwardSource, training: Fo
         _, _, state, *rest = reduced
         return (_rebuild, (base, evaluation, training), state, *rest)
 
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    names: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    names[MADE_BY] = (forward_class, (base, evaluation, training))
     metaclass: Any = type(base)
     created: type[nn.Module] = metaclass(base.__name__, (base,), {"forward": forward, "__reduce_ex__": reduce, **names})
     return created

@@ -81,7 +81,9 @@ class _Widening:
         keeps_statistics = any(tensor.kind == STATISTIC for tensor in tensors.values())
         if keeps_statistics and "track_running_stats" in module.__dict__:
             follows.add("track_running_stats")
-        own_forward = module.__dict__.pop("forward", None) if forwards else None
+        own_forward = module.__dict__.get("forward")
+        if forwards:
+            module.__dict__.pop("forward", None)
         constants = self._constants(path, module) if forwards else {}
         state = ModuleState(path, self.active, tensors, integers, sizes, forwards, constants, own_forward)
         module.__dict__[STATE] = state

@@ -24,11 +24,10 @@ from netaug_fx.training.config import ArmName, RunConfig, TrainConfig
 from netaug_fx.training.data import Task, make_loaders
 from netaug_fx.training.initialise import initialise_at_widest_
 from netaug_fx.training.methods import Plain
-from netaug_fx.training.model_loading import load_model
 from netaug_fx.training.schedule import scaled_rate
 from netaug_fx.training.settings import OptimConfig
 from netaug_fx.training.teacher import Teacher
-from netaug_fx.training.transfer import start_from
+from netaug_fx.training.transfer import start_from, untrained_net
 
 # What a step adds to the running sums of an epoch, in this order.
 SUMS = ("loss", "augmented_loss", "correct", "images")
@@ -60,11 +59,10 @@ def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
 def plain_net(config: RunConfig, task: Task) -> nn.Module:
     """The net that the settings name, with its first weights, which the seed alone decides."""
     set_seed(config.seed)
-    model = config.model
-    net = load_model(model.name, num_classes=len(task.classes), in_channels=task.channels, kwargs=model.kwargs)
-    if model.weights is not None:
+    net = untrained_net(config.model, task)
+    if config.model.weights is not None:
         with fork_rng(devices=[]):  # looking for the classifier makes another net
-            start_from(net, model, task.classes, task.channels)
+            start_from(net, config.model, task)
     return net
 
 

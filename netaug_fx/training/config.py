@@ -50,6 +50,7 @@ FLAGS = {
     "evolve.method": "--method",
     "evolve.generations": "--generations",
     "evolve.loss": "--loss",
+    "evolve.control": "--control",
     "arms": "--arms",
     "seed": "--seed",
     "opset": "--opset",

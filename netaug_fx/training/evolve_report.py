@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-import netaug_fx
-from netaug_fx.atomic import write_text
-from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import EvolveConfig
 from netaug_fx.training.data import Task
-from netaug_fx.training.pages import templates
+from netaug_fx.training.facts import margin, no_onnx_line, run_facts, write_report_files
 from netaug_fx.training.plots import generation_curves
 
 if TYPE_CHECKING:
     from netaug_fx.passes.graph import Group
 
-FORMAT = 1
 CONTROL = "control"
 
 
@@ -46,30 +38,23 @@ def make_report(
     includes: str,
     groups: Sequence[Group],
     verification: Mapping[str, Any],
+    no_onnx: str | None,
 ) -> dict[str, Any]:
-    """Everything the page shows, as JSON values; ``seconds`` is the only one that differs between equal runs."""
+    """Everything the page shows, as JSON values; ``seconds`` is the only one that differs between equal runs.
+
+    ``no_onnx`` says why there is no ONNX file, where there is none.
+    """
     generations = [_last(each) for each in finished if each.name != CONTROL]
     control = next((_last(each) for each in finished if each.name == CONTROL), None)
     return {
-        "format": FORMAT,
-        "versions": {"netaug_fx": netaug_fx.__version__, "torch": torch.__version__},
-        "model": config.model.name,
-        "data": {
-            "name": task.name,
-            "train_images": len(task.train),
-            "val_images": len(task.val),
-            "classes": list(task.classes),
-            "image_size": task.image_size,
-            "mean": list(task.mean),
-            "std": list(task.std),
-        },
-        "config": config.model_dump(mode="json"),
+        **run_facts(config, task),
         "generations": generations,
         "control": control,
         "macs": dict(macs),
         "macs_include": includes,
         "groups": [dataclasses.asdict(group) for group in groups],
         "verification": dict(verification),
+        "no_onnx": no_onnx,
         "history": {each.name: each.history for each in finished},
         "seconds": {each.name: round(each.seconds, 1) for each in finished},
     }
@@ -84,35 +69,36 @@ def _last(finished: Finished) -> dict[str, Any]:
 
 def verdict(facts: Mapping[str, Any]) -> str:
     """What the generations came to, in words, whichever way it went."""
-    first, last, control = facts["generations"][0], facts["generations"][-1], facts["control"]
+    last, control = facts["generations"][-1], facts["control"]
     images = facts["data"]["val_images"]
-    start, end = f"{first['dense']:.1%}", f"{last['dense']:.1%}"
-    parts = [f"The dense net goes from {start} after the first generation to {end} after the last."]
+    parts = [f"The dense net {_way(facts['generations'], 'dense')}."]
     if control is not None:
         parts.append(_beside(control["dense"], last["dense"], images))
     if "slim" in last:
-        apart = last["dense"] - last["slim"]
-        level = abs(apart) <= _margin(last["dense"], last["slim"], images)
-        place = "level with the dense net within chance" if level else f"{apart * 100:.1f} points behind it"
-        ways = f"{first['slim']:.1%} after the first generation and {last['slim']:.1%} after the last"
-        parts.append(f"The slim net has {ways}, {place}.")
+        apart = abs(last["dense"] - last["slim"])
+        where = f"{apart * 100:.1f} points {'behind' if last['slim'] < last['dense'] else 'ahead of'} it"
+        if apart <= margin(last["dense"], last["slim"], images):
+            where = "level with the dense net within chance"
+        parts.append(f"The slim net {_way(facts['generations'], 'slim')}, {where}.")
     return " ".join(parts)
+
+
+def _way(generations: Sequence[Mapping[str, Any]], net: str) -> str:
+    first, last = (f"{generation[net]:.1%}" for generation in (generations[0], generations[-1]))
+    if len(generations) == 1:
+        return f"has {last} after the one generation there was"
+    return f"goes from {first} after the first generation to {last} after the last"
 
 
 def _beside(control: float, last: float, images: int) -> str:
     """The last generation against the control."""
-    margin = f"{_margin(last, control, images) * 100:.1f} points"
+    chance = f"{margin(last, control, images) * 100:.1f} points"
     ahead = f"{abs(last - control) * 100:.1f} points {'above' if last > control else 'below'}"
     where = "level with" if last == control else ahead
     return (
-        f"That is {where} one run of as many epochs ({control:.1%}); with one seed, differences below about {margin} "
+        f"That is {where} one run of as many epochs ({control:.1%}); with one seed, differences below about {chance} "
         "are within chance."
     )
-
-
-def _margin(a: float, b: float, images: int) -> float:
-    """1.96 standard errors of the difference of two proportions on so many images each."""
-    return 1.96 * math.sqrt((a * (1 - a) + b * (1 - b)) / images)
 
 
 def summary(facts: Mapping[str, Any], folder: Path) -> str:
@@ -121,7 +107,8 @@ def summary(facts: Mapping[str, Any], folder: Path) -> str:
         f"{name} net {cost['macs']:,} MACs and {cost['params']:,} parameters" for name, cost in facts["macs"].items()
     )
     passed = "yes" if facts["verification"]["passed"] else "NO, see the report"
-    return "\n".join([verdict(facts), f"{costs}; verified: {passed}", f"report: {folder / 'report.html'}"])
+    lines = [verdict(facts), f"{costs}; verified: {passed}", no_onnx_line(facts), f"report: {folder / 'report.html'}"]
+    return "\n".join(line for line in lines if line)
 
 
 def write_report(facts: Mapping[str, Any], folder: Path) -> None:
@@ -130,18 +117,12 @@ def write_report(facts: Mapping[str, Any], folder: Path) -> None:
     Raises:
         RunError: a file cannot be written.
     """
-    with writing(folder / "report.json"):
-        write_text(folder / "report.json", json.dumps(facts, indent=1) + "\n")
     control = facts["control"]["dense"] if facts["control"] is not None else None
-    page = (
-        templates()
-        .get_template("evolve.html.j2")
-        .render(
-            **facts,
-            verdict=verdict(facts),
-            plot=generation_curves(facts["generations"], control, 1 / len(facts["data"]["classes"])),
-            config_yaml=EvolveConfig.model_validate(facts["config"]).to_yaml(),
-        )
+    write_report_files(
+        facts,
+        folder,
+        "evolve.html.j2",
+        verdict=verdict(facts),
+        plot=generation_curves(facts["generations"], control, 1 / len(facts["data"]["classes"])),
+        config_yaml=EvolveConfig.model_validate(facts["config"]).to_yaml(),
     )
-    with writing(folder / "report.html"):
-        write_text(folder / "report.html", page)

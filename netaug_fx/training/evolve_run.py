@@ -18,9 +18,8 @@ optimizer and schedule ([KE]: Taha et al., CVPR 2021, section 3). The control tr
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,13 @@ from torch import nn
 
 import netaug_fx
 from netaug_fx.atomic import write_text
-from netaug_fx.errors import CheckpointError, ExportError, InputError
+from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.passes.macs import count
-from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.supernet import control
 from netaug_fx.training.arm import Arm, plain_net
 from netaug_fx.training.checkpoint import load_state, save_weights, writing
 from netaug_fx.training.config import EvolveConfig
-from netaug_fx.training.data import Task, load_task, make_loaders
+from netaug_fx.training.data import Task, load_task
 from netaug_fx.training.engine import train_arm
 from netaug_fx.training.evolve_report import CONTROL, Finished, make_report, summary, write_report
 from netaug_fx.training.interrupt import StopRequest
@@ -45,18 +43,16 @@ from netaug_fx.training.methods import Dense, Plain
 from netaug_fx.training.model_loading import check_outputs, load_model
 from netaug_fx.training.progress import Progress, make_progress
 from netaug_fx.training.run_folder import (
-    accelerator_for,
-    free_folder,
-    make_folder,
-    resolved,
-    settings_of,
-    tidy_folder,
+    check_request,
+    export_net,
+    new_run,
+    old_run,
     torch_threads,
     weights_metadata,
     write_metrics,
 )
 from netaug_fx.training.tracking import Tracking, check_tracking
-from netaug_fx.training.transfer import classifier_tensors
+from netaug_fx.training.transfer import classifier_tensors, cuts_of
 
 METRICS = (
     "arm",
@@ -83,25 +79,17 @@ def start(config: EvolveConfig, folder: Path | None = None) -> Path:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had.
     """
-    accelerator = accelerator_for(config)
-    folder = free_folder(config, folder)
-    config = resolved(config)
-    task = prepare(config)
-    make_folder(folder, config, accelerator)
-    return _Evolution(config, task, folder, accelerator).run()
+    return _Evolution(*new_run(config, folder, prepare)).run()
 
 
 def resume(folder: Path) -> Path:
     """Continue a run that was interrupted or killed; a finished one only gets its last files written again.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run of ``netaug-fx evolve``.
         CheckpointError: a checkpoint in it cannot be used.
     """
-    config = settings_of(folder, EvolveConfig)
-    accelerator = accelerator_for(config)
-    tidy_folder(folder, accelerator)
-    return _Evolution(config, prepare(config), folder, accelerator).run()
+    return _Evolution(*old_run(folder, EvolveConfig, prepare)).run()
 
 
 def prepare(config: EvolveConfig) -> Task:
@@ -118,12 +106,9 @@ def prepare(config: EvolveConfig) -> Task:
     net = plain_net(config, task)
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     beside = beside_labels(config, task, net)
-    make_loaders(task, config.data, config.seed, in_pairs=beside is not None)
-    supernet = split_net(config, task)
-    if config.opset is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            slim = netaug_fx.extract(supernet).eval()
-            export_onnx(slim, Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
+    if isinstance(beside, Triplet):
+        beside.check(net, task.example(), config.model.name)
+    check_request(config, task, netaug_fx.extract(split_net(config, task)), in_pairs=beside is not None)
     return task
 
 
@@ -146,7 +131,7 @@ def beside_labels(config: EvolveConfig, task: Task, net: nn.Module) -> BesideLab
     if evolve.loss == "class_wise":
         return ClassWise(evolve.loss_weight, evolve.temperature)
     if evolve.loss == "triplet":
-        names = classifier_tensors(net.state_dict(), config.model, len(task.classes), task.channels)
+        names = classifier_tensors(net.state_dict(), config.model, task)
         paths = {name.rpartition(".")[0] for name in names}
         # the same one in every process: the last of them in the model's own order
         path = next((path for path, _ in reversed(list(net.named_modules())) if path in paths), "")
@@ -196,13 +181,16 @@ class _Evolution:
         done = sum(each.name != CONTROL for each in self.finished)
         if done:
             self._load_last_weights(net, done)
+        self._forget_before(done)
         method = Dense(beside_labels(self.config, self.task, plain_net(self.config, self.task)))
         for number in range(done + 1, self.config.evolve.generations + 1):
             if number > 1:
-                netaug_fx.reset_(net, initialise=self._initialise, reset_norm=self.config.evolve.reset_norm)
+                # What was cut before has no first weights of its own: its layers know how they start.
+                initialise = None if cuts_of(self.config.model) else self._initialise
+                netaug_fx.reset_(net, initialise=initialise, reset_norm=self.config.evolve.reset_norm)
             arm = self._arm(name_of(number), self._settings(number), net, method)
             self._train(arm, progress, stop, tracking)
-            self._checkpoint(number - 1).unlink(missing_ok=True)
+            self._forget_before(number)
         return net
 
     def _control(self, progress: Progress, stop: StopRequest, tracking: Tracking) -> nn.Module:
@@ -229,6 +217,8 @@ class _Evolution:
                 self._write_metrics([*self.finished, _result(arm)])
 
         arm.restore()
+        # The main process is about to write and to delete what the others have to have read.
+        self.accelerator.wait_for_everyone()
         train_arm(arm, progress, stop, on_epoch=epoch_done)
         self.finished.append(_result(arm))
         if self.accelerator.is_main_process:
@@ -241,10 +231,11 @@ class _Evolution:
         return self.config.model_copy(update={"seed": (self.config.seed + 7919 * (number - 1)) % LARGEST_SEED})
 
     def _initialise(self, dense: nn.Module) -> None:
-        """As the model does when it is made; ``reset_`` has seeded the random numbers."""
+        """As the model does when it is made, untrained; ``reset_`` has seeded the random numbers."""
         model = self.config.model
+        kwargs = model.kwargs | ({"pretrained": False} if "pretrained" in model.kwargs else {})
         fresh = load_model(
-            model.name, num_classes=len(self.task.classes), in_channels=self.task.channels, kwargs=model.kwargs
+            model.name, num_classes=len(self.task.classes), in_channels=self.task.channels, kwargs=kwargs
         )
         dense.load_state_dict(fresh.state_dict())
 
@@ -256,6 +247,12 @@ class _Evolution:
 
     def _checkpoint(self, number: int) -> Path:
         return self.folder / "checkpoints" / f"{name_of(number)}.pt"
+
+    def _forget_before(self, number: int) -> None:
+        """Only the last finished generation is gone on from; a kill may have left the one before it."""
+        if self.accelerator.is_main_process:
+            for earlier in range(1, number):
+                self._checkpoint(earlier).unlink(missing_ok=True)
 
     def _read_finished(self) -> list[Finished]:
         if not self._finished_file.exists():
@@ -283,18 +280,13 @@ class _Evolution:
         image = self.task.example(1)
         dense, slim = netaug_fx.extract(supernet, dense=True), netaug_fx.extract(supernet)
         nets = {"dense": dense, "slim": slim} if control(supernet).groups else {"dense": dense}
-        metadata = weights_metadata(self.config, self.task)
-        split = {"keep": self.config.evolve.keep, "pin": self.config.evolve.pin}
+        cut = {"keep": self.config.evolve.keep, "pin": self.config.evolve.pin}
         for name, net in nets.items():
-            save_weights(
-                net, self.folder / f"{name}.safetensors", metadata | ({"split": split} if name == "slim" else {})
-            )
+            metadata = weights_metadata(self.config, self.task, *([cut] if name == "slim" else []))
+            save_weights(net, self.folder / f"{name}.safetensors", metadata)
         verification = netaug_fx.verify(slim, supernet, (image,)).to_dict()
         deployed = next(reversed(nets))
-        onnx_file = self.folder / f"{deployed}.onnx"
-        # Where it cannot be had, the checks say why; an opset that was asked for was tried beforehand.
-        with writing(onnx_file), suppress(ExportError):
-            export_onnx(nets[deployed], onnx_file, (image,), opset=self.config.opset)
+        no_onnx = export_net(nets[deployed], self.folder / f"{deployed}.onnx", image, self.config.opset)
         costs = {name: count(net, image) for name, net in nets.items()}
         facts = make_report(
             self.config,
@@ -304,6 +296,7 @@ class _Evolution:
             includes=costs["dense"].includes,
             groups=control(supernet).groups,
             verification=verification,
+            no_onnx=no_onnx,
         )
         write_report(facts, self.folder)
         return facts

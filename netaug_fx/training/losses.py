@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from netaug_fx.errors import InputError
+
 
 class BesideLabels(ABC):
     """What adds to the loss on the labels."""
@@ -69,14 +71,32 @@ class Triplet(BesideLabels):
     def watching(self, net: nn.Module) -> Iterator[None]:
         """Keeps what the classifier reads."""
 
-        def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._features = inputs[0]
+        def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._features = next(iter((*args, *kwargs.values())))
 
-        handle = net.get_submodule(self.classifier).register_forward_pre_hook(keep)
+        handle = net.get_submodule(self.classifier).register_forward_pre_hook(keep, with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
+
+    def check(self, net: nn.Module, images: Tensor, name: str) -> None:
+        """Looks, before training, whether the net runs its classifier on one feature vector for each image.
+
+        Raises:
+            InputError: it does not.
+        """
+        was_training = net.training
+        with self.watching(net.eval()), torch.no_grad():
+            net(images)
+        net.train(was_training)
+        features, self._features = self._features, None
+        if not isinstance(features, Tensor) or features.shape[:1] != images.shape[:1]:
+            found = "is not called in its forward" if features is None else "does not read a batch of features"
+            raise InputError(
+                f"evolve.loss: triplet (--loss) compares what the classifier reads, and {self.classifier!r} of {name} "
+                f"{found}; take class_wise, or let the forward call it on the features"
+            )
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Anchors without a positive or a negative in the batch add nothing."""

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import netaug_fx
 from netaug_fx import models
 from netaug_fx.errors import InputError
 
@@ -50,6 +51,31 @@ def load_model(
     if name.endswith(".py"):
         raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
     return models.create(name, **{**offered, **extra})
+
+
+def load_cut(
+    name: str,
+    cuts: Sequence[Mapping[str, Any]],
+    images: Tensor | None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The net that ``name`` stands for, cut as ``netaug-fx evolve`` cut the one whose weights it is to get.
+
+    Args:
+        name, num_classes, in_channels, kwargs: As for ``load_model``.
+        cuts: ``keep`` and ``pin`` of each cut, one after the other; none leaves the net as it is.
+        images: Of the shape that the net takes; None leaves the search to ``evolve``.
+
+    Raises:
+        NetAugError: what ``load_model`` and ``evolve`` raise.
+    """
+    net = load_model(name, num_classes=num_classes, in_channels=in_channels, kwargs=kwargs)
+    for cut in cuts:
+        net = netaug_fx.extract(netaug_fx.evolve(net, cut["keep"], example_inputs=images, pin=cut["pin"]))
+    return net
 
 
 def natural_input_shape(net: nn.Module) -> tuple[int, ...] | None:

@@ -114,9 +114,8 @@ def _net_from_weights(
     weights: Path, name: str | None, num_classes: int | None, in_channels: int | None, image_size: int | None
 ) -> tuple[nn.Module, nn.Module, Tensor | None]:
     """The net with the file's weights, the same net without them, and images for it."""
-    import netaug_fx
     from netaug_fx.training.checkpoint import load_weights, put_weights
-    from netaug_fx.training.model_loading import load_model
+    from netaug_fx.training.model_loading import load_cut
 
     tensors, facts = load_weights(weights)
     name = name or facts.get("model")
@@ -126,15 +125,10 @@ def _net_from_weights(
     channels = in_channels or facts.get("in_channels")
     kwargs = facts.get("model_kwargs", {}) if name == facts.get("model") else {}
     _, image = _net_and_image(name, classes, channels, image_size or facts.get("image_size"))
+    cuts = facts.get("cuts", [])
     net, original = (
-        load_model(name, num_classes=classes, in_channels=channels, kwargs=kwargs).eval() for _ in range(2)
+        load_cut(name, cuts, image, num_classes=classes, in_channels=channels, kwargs=kwargs).eval() for _ in range(2)
     )
-    if "split" in facts:  # of a slim net that `evolve` cut out
-        split = facts["split"]
-        net, original = (
-            netaug_fx.extract(netaug_fx.evolve(dense, split["keep"], example_inputs=image, pin=split["pin"]))
-            for dense in (net, original)
-        )
     put_weights(net, tensors, weights, name)
     return net, original, image
 

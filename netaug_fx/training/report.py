@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-import netaug_fx
-from netaug_fx.atomic import write_text
-from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.data import Task
+from netaug_fx.training.facts import margin, run_facts, write_report_files
 from netaug_fx.training.group_picture import draw
-from netaug_fx.training.pages import templates
 from netaug_fx.training.plots import accuracy_curves, loss_curves
 from netaug_fx.training.schedule import phase_change
 
 if TYPE_CHECKING:
     from netaug_fx.passes.graph import Group, Pin
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,12 @@ def make_report(
     pins: Sequence[Pin],
     macs: Mapping[str, Any],
     verification: Mapping[str, Any],
+    no_onnx: str | None,
 ) -> dict[str, Any]:
-    """Everything the page shows, as JSON values; ``seconds`` is the only one that differs between equal runs."""
+    """Everything the page shows, as JSON values; ``seconds`` is the only one that differs between equal runs.
+
+    ``no_onnx`` says why there is no ONNX file, where there is none.
+    """
     results = {
         name: {
             "steps": arm.steps,
@@ -62,46 +58,29 @@ def make_report(
         for name, arm in arms.items()
     }
     return {
-        "format": FORMAT,
-        "versions": {"netaug_fx": netaug_fx.__version__, "torch": torch.__version__},
-        "model": config.model.name,
-        "data": {
-            "name": task.name,
-            "train_images": len(task.train),
-            "val_images": len(task.val),
-            "classes": list(task.classes),
-            "channels": task.channels,
-            "image_size": task.image_size,
-            "mean": list(task.mean),
-            "std": list(task.std),
-        },
-        "config": config.model_dump(mode="json"),
+        **run_facts(config, task),
         "arms": results,
         "comparison": compare(results, len(task.val)),
         "groups": [dataclasses.asdict(group) for group in groups],
         "pins": [dataclasses.asdict(pin) for pin in pins],
         "macs": dict(macs),
         "verification": dict(verification),
+        "no_onnx": no_onnx,
         "seconds": {name: round(arm.seconds, 1) for name, arm in arms.items()},
     }
 
 
 def compare(results: Mapping[str, Mapping[str, Any]], images: int) -> dict[str, Any] | None:
-    """The difference between the arms, and how much of it one run can tell; None where there is one arm.
-
-    The margin is 1.96 standard errors of the difference of two proportions on ``images`` images each. Both arms see
-    the same images, so it errs on the side of calling a difference noise.
-    """
+    """The difference between the arms, and how much of it one run can tell (``margin``); None where there is one."""
     if not {"baseline", "netaug"} <= set(results):
         return None
     baseline, netaug = results["baseline"]["val_accuracy"], results["netaug"]["val_accuracy"]
-    variance = (baseline * (1 - baseline) + netaug * (1 - netaug)) / images
-    difference = round((netaug - baseline) * images)
+    difference, chance = round((netaug - baseline) * images), margin(baseline, netaug, images)
     return {
         "gain": netaug - baseline,
         "images": difference,
-        "margin": 1.96 * math.sqrt(variance),
-        "within_noise": abs(netaug - baseline) <= 1.96 * math.sqrt(variance),
+        "margin": chance,
+        "within_noise": abs(netaug - baseline) <= chance,
         "better": "neither" if difference == 0 else "netaug" if difference > 0 else "baseline",
     }
 
@@ -133,22 +112,16 @@ def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *,
     Raises:
         RunError: a file cannot be written.
     """
-    with writing(folder / "report.json"):
-        write_text(folder / "report.json", json.dumps(facts, indent=1) + "\n")
     history = {name: arm["history"] for name, arm in facts["arms"].items()}
     config = facts["config"]
     change = phase_change(config["optim"]["epochs"], config["netaug"]["phase_two"]) if groups else None
-    page = (
-        templates()
-        .get_template("report.html.j2")
-        .render(
-            **facts,
-            verdict=verdict(facts["comparison"], facts["data"]["val_images"]),
-            accuracy_plot=accuracy_curves(history, change),
-            loss_plot=loss_curves(history, change),
-            picture=draw(original, groups, pins),
-            config_yaml=TrainConfig.model_validate(config).to_yaml(),
-        )
+    write_report_files(
+        facts,
+        folder,
+        "report.html.j2",
+        verdict=verdict(facts["comparison"], facts["data"]["val_images"]),
+        accuracy_plot=accuracy_curves(history, change),
+        loss_plot=loss_curves(history, change),
+        picture=draw(original, groups, pins),
+        config_yaml=TrainConfig.model_validate(config).to_yaml(),
     )
-    with writing(folder / "report.html"):
-        write_text(folder / "report.html", page)

@@ -15,39 +15,34 @@ A run folder holds::
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import PartialState
 from torch import Tensor, nn
 
 import netaug_fx
-from netaug_fx.errors import DataError
 from netaug_fx.passes.macs import count
-from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.passes.verify import verify
 from netaug_fx.supernet import control
 from netaug_fx.training.arm import Arm, build_net
 from netaug_fx.training.checkpoint import load_weights, put_weights, save_weights, writing
 from netaug_fx.training.config import TrainConfig
-from netaug_fx.training.data import Task, load_task, make_loaders
+from netaug_fx.training.data import Task, load_task
 from netaug_fx.training.engine import train_arm
+from netaug_fx.training.facts import no_onnx_line
 from netaug_fx.training.interrupt import StopRequest
 from netaug_fx.training.methods import method_of
 from netaug_fx.training.model_loading import check_outputs
 from netaug_fx.training.progress import make_progress
 from netaug_fx.training.report import ArmResult, make_report, verdict, write_report
 from netaug_fx.training.run_folder import (
-    accelerator_for,
-    free_folder,
-    make_folder,
-    resolved,
-    settings_of,
-    tidy_folder,
+    check_request,
+    export_net,
+    new_run,
+    old_run,
     torch_threads,
     weights_metadata,
     write_metrics,
@@ -77,26 +72,17 @@ def start(config: TrainConfig, folder: Path | None = None) -> Path:
         DataError: the images cannot be used.
         ExportError: the opset cannot be had.
     """
-    accelerator = accelerator_for(config)
-    folder = free_folder(config, folder)
-    # Everything that can be wrong with the request is found before a folder is made.
-    config = resolved(config)
-    task = prepare(config)
-    make_folder(folder, config, accelerator)
-    return _work(config, task, folder, accelerator)
+    return _work(*new_run(config, folder, prepare))
 
 
 def resume(folder: Path) -> Path:
     """Continue a run that was interrupted or killed; a finished one only gets its last files written again.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run of ``netaug-fx train``.
         CheckpointError: a checkpoint in it cannot be used.
     """
-    config = settings_of(folder, TrainConfig)
-    accelerator = accelerator_for(config)
-    tidy_folder(folder, accelerator)
-    return _work(config, prepare(config), folder, accelerator)
+    return _work(*old_run(folder, TrainConfig, prepare))
 
 
 def prepare(config: TrainConfig) -> Task:
@@ -115,17 +101,7 @@ def prepare(config: TrainConfig) -> Task:
     if "netaug" in config.active_arms:
         build_net(config, task, "netaug")
     load_teacher(config.distill, task, torch.device("cpu"))
-    train, _, _ = make_loaders(task, config.data, config.seed)
-    processes: int = PartialState().num_processes  # type: ignore[has-type]
-    batches = len(train) // processes
-    if batches < config.optim.accumulate:
-        raise DataError(
-            f"data set {task.name}: an epoch has {batches} batches for each process, which do not make a step of "
-            f"{config.optim.accumulate}. Lower optim.accumulate or data.batch_size."
-        )
-    if config.opset is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            export_onnx(net, Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
+    check_request(config, task, net)
     return task
 
 
@@ -183,8 +159,8 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
     with writing(onnx_file):
         verification = verify(tiny, original, (image,), folder=folder)  # leaves the files that it compared
         (folder / "original.onnx").unlink(missing_ok=True)  # untrained weights: of no use beyond the comparison
-        if config.opset is not None or not onnx_file.exists():
-            export_onnx(tiny, onnx_file, (image,), opset=config.opset)
+    written = config.opset is None and onnx_file.exists()
+    no_onnx = None if written else export_net(tiny, onnx_file, image, config.opset)
     groups, pins = ((), ()) if supernet is None else (control(supernet).groups, control(supernet).pins)
     facts = make_report(
         config,
@@ -194,6 +170,7 @@ def finish(config: TrainConfig, task: Task, folder: Path, arms: Sequence[Arm]) -
         pins=pins,
         macs=_costs(tiny, original, supernet, image),
         verification=verification.to_dict(),
+        no_onnx=no_onnx,
     )
     write_report(facts, original, folder, groups=groups, pins=pins)
     return facts
@@ -203,15 +180,15 @@ def summary(facts: Mapping[str, Any], folder: Path) -> str:
     """What a run came to, in a few lines for the terminal."""
     arms = ", ".join(f"{name} {arm['val_accuracy']:.1%}" for name, arm in facts["arms"].items())
     passed = facts["verification"]["passed"]
-    return "\n".join(
-        [
-            f"validation accuracy: {arms}",
-            verdict(facts["comparison"], facts["data"]["val_images"]),
-            f"tiny net: {facts['macs']['tiny']['macs']:,} MACs, {facts['macs']['tiny']['params']:,} parameters; "
-            f"verified against the original: {'yes' if passed else 'NO, see the report'}",
-            f"report: {folder / 'report.html'}",
-        ]
-    )
+    lines = [
+        f"validation accuracy: {arms}",
+        verdict(facts["comparison"], facts["data"]["val_images"]),
+        f"tiny net: {facts['macs']['tiny']['macs']:,} MACs, {facts['macs']['tiny']['params']:,} parameters; "
+        f"verified against the original: {'yes' if passed else 'NO, see the report'}",
+        no_onnx_line(facts),
+        f"report: {folder / 'report.html'}",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def write_history(arms: Sequence[Arm], folder: Path) -> None:

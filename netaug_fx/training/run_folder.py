@@ -6,7 +6,8 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +15,54 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.operations import broadcast_object_list
+from torch import Tensor, nn
 
 from netaug_fx.atomic import write_text
-from netaug_fx.errors import InputError, RunError
+from netaug_fx.errors import DataError, ExportError, InputError, RunError
+from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import Config, RunConfig, load_config
-from netaug_fx.training.data import Task, own_side
+from netaug_fx.training.data import Task, make_loaders, own_side
 from netaug_fx.training.model_loading import load_model, natural_input_shape
+from netaug_fx.training.recipes import read_settings
+from netaug_fx.training.transfer import cuts_of
+
+Ready = tuple[Config, Task, Path, Any]
+"""What a run works with: its settings, resolved; the images; its folder; and accelerate's ``Accelerator``."""
+
+
+def new_run(config: Config, folder: Path | None, prepare: Callable[[Config], Task]) -> Ready[Config]:
+    """Makes the folder of a new run, once all that can be wrong with the request has been looked for.
+
+    Args:
+        config: The settings.
+        folder: Where; None for the default.
+        prepare: Loads the images, and raises what is wrong with the settings.
+
+    Raises:
+        RunError: the folder exists or cannot be written.
+        NetAugError: what ``prepare`` found.
+    """
+    accelerator = accelerator_for(config)
+    folder = free_folder(config, folder)
+    config = resolved(config)
+    task = prepare(config)
+    make_folder(folder, config, accelerator)
+    return config, task, folder, accelerator
+
+
+def old_run(folder: Path, kind: type[Config], prepare: Callable[[Config], Task]) -> Ready[Config]:
+    """Makes the folder of an interrupted or killed run ready to go on; takes and raises what ``new_run`` does.
+
+    Raises:
+        RunError: the folder is no run, or one of another verb.
+    """
+    config = settings_of(folder, kind)
+    accelerator = accelerator_for(config)
+    tidy_folder(folder, accelerator)
+    return config, prepare(config), folder, accelerator
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -64,15 +104,21 @@ def settings_of(folder: Path, kind: type[Config]) -> Config:
     """The settings of a run that is to go on.
 
     Raises:
-        RunError: the folder is no run.
-        InputError: it is a run of another kind.
+        RunError: the folder is no run, or one of another verb.
     """
-    if not (folder / "config.yaml").is_file():
+    file = folder / "config.yaml"
+    if not file.is_file():
         raise RunError(
             f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
             "or `netaug-fx evolve` wrote."
         )
-    return load_config(kind, folder / "config.yaml")
+    verb = "evolve" if "evolve" in read_settings(file) else "train"  # the file has all sections
+    if verb != kind.verb:
+        raise RunError(
+            f"--resume {folder}: this is a run of `netaug-fx {verb}`. Continue it with netaug-fx {verb} "
+            f"--resume {folder}."
+        )
+    return load_config(kind, file)
 
 
 def tidy_folder(folder: Path, accelerator: Any) -> None:
@@ -124,11 +170,15 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def weights_metadata(config: RunConfig, task: Task) -> dict[str, Any]:
-    """What someone with only the weights file needs to build the net and feed it."""
+def weights_metadata(config: RunConfig, task: Task, *cuts: dict[str, Any]) -> dict[str, Any]:
+    """What someone with only the weights file needs to build the net and feed it.
+
+    ``cuts`` are those that the run itself made, beside those of the weights that it started from.
+    """
     return {
         "model": config.model.name,
         "model_kwargs": config.model.kwargs,
+        "cuts": [*cuts_of(config.model), *cuts],
         "num_classes": len(task.classes),
         "in_channels": task.channels,
         "image_size": task.image_size,
@@ -136,6 +186,43 @@ def weights_metadata(config: RunConfig, task: Task) -> dict[str, Any]:
         "mean": list(task.mean),
         "std": list(task.std),
     }
+
+
+def check_request(config: RunConfig, task: Task, net: nn.Module, *, in_pairs: bool = False) -> None:
+    """Tries what a run will do, at its end too, with a net before it is trained: found now, not after hours.
+
+    Raises:
+        DataError: the images do not make a step.
+        ExportError: the opset that was asked for cannot be had.
+    """
+    train, _, _ = make_loaders(task, config.data, config.seed, in_pairs=in_pairs)
+    processes: int = PartialState().num_processes  # type: ignore[has-type]
+    batches = len(train) // processes
+    if batches < config.optim.accumulate:
+        raise DataError(
+            f"data set {task.name}: an epoch has {batches} batches for each process, which do not make a step of "
+            f"{config.optim.accumulate}. Lower optim.accumulate or data.batch_size."
+        )
+    if config.opset is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            export_onnx(net.eval(), Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
+
+
+def export_net(net: nn.Module, file: Path, image: Tensor, opset: int | None) -> str | None:
+    """Writes a net as ONNX, and returns why there is no file where it cannot be written in any opset.
+
+    Raises:
+        ExportError: it cannot be written in the opset that was asked for.
+        RunError: the disk is full, or the like.
+    """
+    try:
+        with writing(file):
+            export_onnx(net, file, (image,), opset=opset)
+    except ExportError as error:
+        if opset is not None:
+            raise
+        return str(error)
+    return None
 
 
 def write_metrics(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> None:

@@ -14,7 +14,7 @@ from netaug_fx.distillation import Distillation
 from netaug_fx.errors import InputError
 from netaug_fx.training.checkpoint import load_weights, put_weights
 from netaug_fx.training.data import Task
-from netaug_fx.training.model_loading import check_outputs, load_model
+from netaug_fx.training.model_loading import check_outputs, load_cut, load_model
 from netaug_fx.training.settings import DistillConfig
 
 
@@ -86,7 +86,10 @@ def _from_file(name: str, file: Path, kwargs: dict[str, Any], task: Task) -> tup
     if facts.get("model") == name:
         kwargs = facts.get("model_kwargs", {}) | kwargs
     _same_classes(facts.get("classes"), task, file)
-    net = load_model(name, num_classes=len(task.classes), in_channels=task.channels, kwargs=kwargs)
+    side = facts.get("image_size") or task.image_size
+    images = torch.zeros(2, task.channels, side, side)
+    sizes = {"num_classes": len(task.classes), "in_channels": task.channels}
+    net = load_cut(name, facts.get("cuts", []), images, kwargs=kwargs, **sizes)
     put_weights(net, tensors, file, name)
     return net, facts
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from netaug_fx.errors import InputError, RunError
-from netaug_fx.training.config import EvolveConfig, TrainConfig, load_config
+from netaug_fx.training.config import FLAGS, EvolveConfig, TrainConfig, load_config
 from netaug_fx.training.options import (
     BatchSize,
     ConfigFile,
@@ -60,28 +61,9 @@ def train(
 
     Without options: a very small net on scikit-learn's handwritten digits, in about a minute.
     """
+    overrides = _given(locals())
     from netaug_fx.training import run
 
-    overrides = _given(
-        {
-            "model.name": model,
-            "model.weights": weights,
-            "data.name": data,
-            "data.dir": data_dir,
-            "data.image_size": image_size,
-            "data.batch_size": batch_size,
-            "netaug.ratio": ratio,
-            "distill.teacher": teacher,
-            "distill.teacher_weights": teacher_weights,
-            "distill.in_place": in_place,
-            "optim.epochs": epochs,
-            "optim.lr": lr,
-            "optim.precision": precision,
-            "seed": seed,
-            "arms": arms,
-            "opset": opset,
-        }
-    )
     if resume is None:
         folder = run.start(load_config(TrainConfig, config, overrides), out)
     else:
@@ -115,28 +97,9 @@ def evolve(
 
     Without options: a ResNet-20 on scikit-learn's handwritten digits, in minutes.
     """
+    overrides = _given(locals())
     from netaug_fx.training import evolve_run
 
-    overrides = _given(
-        {
-            "model.name": model,
-            "model.weights": weights,
-            "data.name": data,
-            "data.dir": data_dir,
-            "data.image_size": image_size,
-            "data.batch_size": batch_size,
-            "evolve.keep": keep,
-            "evolve.method": method,
-            "evolve.generations": generations,
-            "evolve.loss": loss,
-            "evolve.control": control,
-            "optim.epochs": epochs,
-            "optim.lr": lr,
-            "optim.precision": precision,
-            "seed": seed,
-            "opset": opset,
-        }
-    )
     if resume is None:
         folder = evolve_run.start(load_config(EvolveConfig, config, overrides), out)
     else:
@@ -174,10 +137,11 @@ def finetune(
 
     Continue an interrupted run with: netaug-fx train --resume RUN.
     """
+    overrides = _given(locals())
     from netaug_fx.training import run
     from netaug_fx.training.checkpoint import load_weights
 
-    file = checkpoint / "tiny.safetensors" if checkpoint.is_dir() else checkpoint
+    file = _delivered(checkpoint) if checkpoint.is_dir() else checkpoint
     _, facts = load_weights(file)
     name = model or facts.get("model")
     if name is None:
@@ -187,24 +151,8 @@ def finetune(
         "data.image_size": facts.get("image_size"),
         "data.name": "",
     }
-    overrides = _given(
-        {
-            "model.name": name,
-            "model.weights": str(file),
-            "data.name": data,
-            "data.dir": data_dir,
-            "data.image_size": image_size,
-            "data.batch_size": batch_size,
-            "distill.teacher": teacher,
-            "distill.teacher_weights": teacher_weights,
-            "optim.epochs": epochs,
-            "optim.lr": lr,
-            "optim.precision": precision,
-            "seed": seed,
-            "arms": arms,
-        }
-    )
-    settings = load_config(TrainConfig, config, overrides, _given(known))
+    defaults = {name: value for name, value in known.items() if value is not None}
+    settings = load_config(TrainConfig, config, overrides | {"model.name": name, "model.weights": str(file)}, defaults)
     if not settings.data.name:
         raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
     _exit_by_verification(run.start(settings, out))
@@ -231,14 +179,21 @@ def parse_ratio(text: str) -> Any:
     return factors[0] if len(factors) == 1 else factors
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    overrides = {name: value for name, value in options.items() if value is not None}
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given on the command line: a verb's arguments are called as their flags are."""
+    named = {name: options.get(flag.removeprefix("--").replace("-", "_")) for name, flag in FLAGS.items()}
+    overrides = {name: value for name, value in named.items() if value is not None}
     if "arms" in overrides:
         overrides["arms"] = overrides["arms"].split(",")
     if "netaug.ratio" in overrides:
         overrides["netaug.ratio"] = parse_ratio(overrides["netaug.ratio"])
     return overrides
+
+
+def _delivered(run: Path) -> Path:
+    """The weights that a run delivers: of `train`, or of `evolve`, whose dense net is all there is with `wels`."""
+    names = [f"{name}.safetensors" for name in ("tiny", "slim", "dense")]
+    return next((run / name for name in names if (run / name).is_file()), run / names[0])
 
 
 def _exit_by_verification(folder: Path) -> None:

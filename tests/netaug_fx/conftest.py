@@ -10,9 +10,9 @@ from torch import nn
 
 import netaug_fx
 from netaug_fx.models import digits_net
-from netaug_fx.training import run
-from netaug_fx.training.config import TrainConfig, load_config
-from tests.netaug_fx.training_runs import EPOCHS, NET
+from netaug_fx.training import evolve_run, run
+from netaug_fx.training.config import EvolveConfig, TrainConfig, load_config
+from tests.netaug_fx.training_runs import EPOCHS, GENERATION_EPOCHS, GENERATIONS, NET
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
             "netaug.ratio": 2.0,
         },
     )
+
+
+@pytest.fixture(scope="session")
+def evolve_config(config: TrainConfig) -> EvolveConfig:
+    """The small net of all training tests, in few and short generations."""
+    short = {"model.name": config.model.name, "optim.epochs": GENERATION_EPOCHS, "optim.warmup_epochs": 0.5}
+    return load_config(EvolveConfig, None, {**short, "evolve.generations": GENERATIONS, "data.val_fraction": 0.8})
+
+
+@pytest.fixture(scope="session")
+def evolved(evolve_config: EvolveConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return evolve_run.start(evolve_config, tmp_path_factory.mktemp("evolve") / "whole")
 
 
 @pytest.fixture(scope="session")

@@ -19,20 +19,11 @@ from netaug_fx.passes.compare_split import check_fit
 from netaug_fx.passes.macs import count
 from netaug_fx.split import elastic_tensors, registered
 from netaug_fx.supernet import Supernet, split_of
-from tests.invariants import assert_equal, loss, run
+from tests.invariants import assert_equal, run
+from tests.netaug_fx.split_nets import differing, net, split_net, tensors, train
 from tests.wirings import WIRINGS
 
 COPIED = [name for name, wiring in WIRINGS.items() if wiring.copies and wiring.expect != "pinned"]
-
-
-def tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in net.state_dict().items() if isinstance(value, Tensor)}
-
-
-def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    return {
-        key for key, value in before.items() if not torch.equal(torch.nan_to_num(value), torch.nan_to_num(after[key]))
-    }
 
 
 def extras(supernet: nn.Module) -> set[str]:
@@ -78,32 +69,6 @@ def test_a_reset_draws_the_reset_hypothesis_anew_and_leaves_the_fit_one(name: st
             blocks = [registered(module, extra) for extra in tensor.extras]
             names = [key for key, value in supernet.named_parameters() if any(value is block for block in blocks)]
             assert all(key in changed for key in names if before[key].numel())
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(6, 4),
-    )  # fmt: skip
-
-
-def split_net(keep: float = 0.5, method: str = "kels", **options: Any) -> Supernet:
-    return netaug_fx.evolve(net(), keep, method, example_inputs=torch.zeros(2, 3, 8, 8), **options)
-
-
-def train(model: nn.Module, steps: int = 3) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        x = torch.randn(4, 3, 8, 8, generator=generator)
-        optimizer.zero_grad()
-        if isinstance(model, Supernet):
-            with model.dense():
-                loss([model(x)]).backward()
-        else:
-            loss([model(x)]).backward()
-        optimizer.step()
 
 
 @pytest.mark.parametrize("method", ["kels", "wels"])
@@ -224,6 +189,16 @@ def test_copies_and_pickles_go_on_alike(method: str) -> None:
         train(one)
         netaug_fx.reset_(one)
     for twin in twins:
+        assert not differing(tensors(supernet), tensors(twin))
+
+
+def test_a_supernet_whose_slim_net_has_a_class_of_its_own_can_be_copied_and_pickled() -> None:
+    wiring = WIRINGS["literal_view"]
+    supernet = netaug_fx.evolve(wiring.build(), 0.5, example_inputs=wiring.inputs(2)).eval()
+    slim = netaug_fx.extract(supernet)
+    for twin in (copy.deepcopy(supernet), pickle.loads(pickle.dumps(supernet))):
+        assert type(netaug_fx.extract(twin)) is type(slim)
+        assert_equal(run(twin, wiring.inputs(2)), run(slim, wiring.inputs(2)), "slim outputs")
         assert not differing(tensors(supernet), tensors(twin))
 
 

@@ -195,3 +195,40 @@ def test_default_folders_are_named_after_the_run_and_never_taken(
     assert first.name.startswith("make-digits-")
     first.mkdir(parents=True)
     assert default_folder(config) != first
+
+
+# The way of its forward depends on values.
+UNEXPORTABLE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        x = super().forward(x)
+        return x if float(x.sum()) < 1e9 else -x
+
+def make(num_classes=10, in_channels=1):
+    return Net(nn.Conv2d(in_channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+@pytest.fixture
+def unexportable(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    (tmp_path / "unexportable.py").write_text(UNEXPORTABLE)
+    return changed(config, model__name=f"{tmp_path / 'unexportable.py'}:make", optim__epochs=1)
+
+
+def test_a_net_that_cannot_be_exported_is_delivered_without_onnx(unexportable: TrainConfig, tmp_path: Path) -> None:
+    folder = run.start(unexportable, tmp_path / "run")
+    report = json.loads((folder / "report.json").read_text())
+    assert "export" in report["no_onnx"]
+    assert report["verification"]["passed"]
+    assert f"There is no ONNX file: {report['no_onnx'][:20]}" in (folder / "report.html").read_text()
+    assert f"no ONNX file: {report['no_onnx']}" in run.summary(report, folder)
+    assert (folder / "tiny.safetensors").exists()
+    assert not (folder / "tiny.onnx").exists()
+
+
+def test_an_opset_that_was_asked_for_is_tried_before_training(unexportable: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ExportError):
+        run.start(changed(unexportable, opset=18), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -75,6 +75,15 @@ def test_layers_say_what_they_have_become() -> None:
     assert [type(layer) for layer in narrow] == [type(layer) for layer in model]
 
 
+def test_norms_without_weights_say_what_they_have_become() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8, affine=False), nn.InstanceNorm2d(8), nn.Conv2d(8, 2, 3)
+    )
+    found = compiled(model, torch.zeros(2, 3, 6, 6))
+    narrow: Any = resize(model, found.analysis, kept(found, 0.5))
+    assert (narrow[1].num_groups, narrow[1].num_channels, narrow[2].num_features) == (2, 4, 4)
+
+
 def test_tied_weights_stay_tied() -> None:
     model = Tied()
     found = compiled(model, torch.zeros(2, 5, dtype=torch.int64))
