@@ -25,9 +25,10 @@ The same for both:
 
 - Outputs are compared in float64 and in evaluation mode, relative to how far they move between two inputs. Weights are
   random throughout, without the ones and zeros of fresh norms, biases and layer scales, which would hide mistakes.
-- torch's layer, group and RMS norms keep their scale and shift only, since their statistics span channels and change
-  with any of them; the factor ``head width ** -0.5`` of torch's attention is taken out for the same reason. Where other
-  statistics span channels (``mixes``), different outputs prove nothing: the net is not judged.
+- Statistics that span channels change with any of them. For Torch-Pruning, torch's layer, group and RMS norms keep
+  their scale and shift only, and the factor ``head width ** -0.5`` of torch's attention is taken out; where other
+  statistics span channels (``mixes``), different outputs prove nothing, and the net is not judged. In wider nets, where
+  it is known which channels are the original's, statistics are taken across those (``benchmarks/coverage_maps.py``).
 - A net is not judged either if its outputs do not depend on its inputs, or if it does not run in float64; nor where
   outputs differ after modules were told the width of a head, which some of them also scale by.
 - Share of MACs: a module counts if a tensor of its own has a dimension in a group that is pruned, or grows. MACs of
@@ -51,8 +52,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-import netaug_fx
+from benchmarks.coverage_maps import prove
+from benchmarks.coverage_table import NOT_PROVEN
 from benchmarks.torch_pruning_adapter import Inputs, call, prune, set_kept, zero_removed
+from netaug_fx.api import compile_model, hand_over
 from netaug_fx.errors import NetAugError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.macs import MacCount, count
@@ -61,10 +64,11 @@ from netaug_fx.supernet import control
 from tests import invariants
 
 WIDTH_RATIO = 1.5
+Columns = tuple[str, str, str, str]
 TOLERANCE = 1e-6
 LONGEST_REASON = 300
-TP = ("tp_runs", "tp_exact", "tp_macs_share", "tp_reason")
-OURS = ("ours_augmented", "ours_exact", "ours_macs_share", "ours_reason")
+TP: Columns = ("tp_runs", "tp_exact", "tp_macs_share", "tp_reason")
+OURS: Columns = ("ours_augmented", "ours_exact", "ours_macs_share", "ours_reason")
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Verdict:
         return {works: self.works, exact: self.exact, share: self.share, reason: self.reason}
 
 
-def measure(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Both tools on one net: columns of its row, one tool after the other; raises what the net itself raises."""
+def measure(subject: Subject, tool: Columns) -> dict[str, Any]:
+    """One tool on one net: its columns of the row; raises what the net itself raises."""
     torch.manual_seed(0)
     model = subject.build()
     inputs = subject.inputs(model)
@@ -105,8 +109,9 @@ def measure(subject: Subject) -> Iterator[dict[str, Any]]:
         _outputs(copy_model(model), inputs)
     macs, macs_error = _counted(model, inputs)
     precise = _runs(copy_model(model).double(), invariants.as_double(inputs))
-    yield {**prune_verdict(model, inputs, subject.mixes, precise, macs).columns(*TP), "macs_error": macs_error}
-    yield augment_verdict(model, inputs, subject.mixes, precise, macs).columns(*OURS)
+    if tool == TP:
+        return prune_verdict(model, inputs, subject.mixes, precise, macs).columns(*TP)
+    return {**augment_verdict(model, inputs, precise, macs).columns(*OURS), "macs_error": macs_error}
 
 
 # -- Torch-Pruning ---------------------------------------------------------------------------------------------------
@@ -184,13 +189,12 @@ def _difference(model: nn.Module, reference: nn.Module, inputs: Inputs) -> float
 # -- netaug_fx -------------------------------------------------------------------------------------------------------
 
 
-def augment_verdict(
-    model: nn.Module, inputs: Inputs, mixes: bool = False, precise: bool = True, macs: MacCount | None = None
-) -> Verdict:
+def augment_verdict(model: nn.Module, inputs: Inputs, precise: bool = True, macs: MacCount | None = None) -> Verdict:
     """Puts the net into a supernet and holds that against the invariants."""
     try:
         with _silence():
-            supernet = netaug_fx.augment(model, WIDTH_RATIO, example_inputs=inputs)
+            compiled = compile_model(model, WIDTH_RATIO, example_inputs=inputs)
+            supernet = hand_over(compiled)
     except NetAugError as error:
         return Verdict(False, None, 0.0, brief(error))
     except Exception as error:  # not an error that netaug_fx raises on purpose: to be told apart in the table
@@ -205,14 +209,14 @@ def augment_verdict(
     if not precise:
         return Verdict(True, None, share, "not judged: the net does not run in float64")
     try:
-        with _silence(), _Neutral():
-            invariants.assert_zeroed_extras_give_the_target(supernet, inputs)
-    except AssertionError as error:
-        if mixes:
-            return Verdict(True, None, share, "not judged: statistics span channels")
-        return Verdict(True, False, share, f"extra channels reach the target: {brief(error)}")
+        with _silence():
+            answer = prove(compiled, supernet, inputs).answer
     except Exception as error:  # any code may run in a forward
         return Verdict(True, False, share, f"a wider net does not run: {brief(error)}")
+    if answer == NOT_PROVEN:
+        return Verdict(True, None, share, f"not judged: {answer}")
+    if answer != "ok":
+        return Verdict(True, False, share, f"extra channels reach the target: {answer}")
     return Verdict(True, True, share)
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks import rows as rows_of
 from benchmarks.rows import Row
-from benchmarks.torch_pruning_check import OURS, TP, Subject, Verdict, brief, measure
+from benchmarks.torch_pruning_check import OURS, TP, Columns, Subject, Verdict, brief, measure
 
 RESULTS = Path(__file__).parent / "results"
 WIRINGS, TORCHVISION = "wirings", "torchvision"
@@ -39,7 +39,13 @@ SLOW_IMPORTS = ("sympy", "torch.fx.experimental.symbolic_shapes", "torch.utils.f
 """What torch imports at its first fake tensor; done once for all processes."""
 SOURCES = {WIRINGS: ("tests/wirings/*.py",), TORCHVISION: ("benchmarks/zoos/torchvision_nets.py",)}
 """Where the nets of each list are made."""
-MEASURING = ("benchmarks/torch_pruning_check.py", "benchmarks/torch_pruning_adapter.py", "tests/invariants.py")
+MEASURING = (
+    "benchmarks/coverage_maps.py",
+    "benchmarks/torch_pruning_check.py",
+    "benchmarks/torch_pruning_adapter.py",
+    "tests/invariants.py",
+    "tests/original_statistics.py",
+)
 
 EPILOG = """\
 examples
@@ -62,6 +68,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="nets at a time; 1")
     parser.add_argument("--timeout", type=_positive, default=600, metavar="S", help="seconds for a tool on a net; 600")
     parser.add_argument("--fresh", action="store_true", help="measure nets anew that have a row")
+    parser.add_argument("--retry", action="store_true", help="measure nets anew on which a tool was not exact")
+    parser.add_argument("--keep-older", action="store_true", help="take rows of other versions for done, too")
     parser.add_argument("--out", type=Path, metavar="FILE", help="benchmarks/results/torch_pruning_NETS.jsonl")
     options = parser.parse_args(arguments)
     options.out = options.out or RESULTS / f"torch_pruning_{options.nets}.jsonl"
@@ -86,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [
         row
         for row in rows_of.read(options.out).values()
-        if row["name"] not in wanted or (row["versions"] == versions and not options.fresh)
+        if row["name"] not in wanted or is_done(row, versions, options)
     ]
     rows_of.write(options.out, rows)
     known = {row["name"] for row in rows}
@@ -109,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wrong = [row["name"] for row in chosen if row[columns_of[1]] is False]
         console.print(f"{title}, silently wrong: {', '.join(wrong) or 'none'}")
     console.print(f"wrote {options.out}")
+
+
+def is_done(row: Row, versions: dict[str, str], options: argparse.Namespace) -> bool:
+    """Whether a net need not be measured (again)."""
+    if options.fresh or (options.retry and (row[TP[1]] is not True or row[OURS[1]] is not True)):
+        return False
+    return options.keep_older or row["versions"] == versions
 
 
 # -- nets ------------------------------------------------------------------------------------------------------------
@@ -159,18 +174,11 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
     context.set_forkserver_preload(["benchmarks.torch_pruning_check", zoo, *SLOW_IMPORTS])
 
     def one(name: str) -> Row:
-        receiving, sending = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(sending, nets, name), daemon=True)
-        process.start()
-        sending.close()
-        try:
-            row = {"name": name, **_answers(receiving, process, timeout)}
-            process.join(GRACE)
-            return row
-        finally:
-            process.kill()
-            process.join()
-            receiving.close()
+        """One tool after the other, each in a process of its own: where one hangs, the other still answers."""
+        row: Row = {"name": name}
+        for tool in (TP, OURS):
+            row |= _answer(context, nets, name, tool, timeout)
+        return row
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -181,29 +189,30 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
             raise
 
 
-def _work(sending: Connection, nets: str, name: str) -> None:
+def _work(sending: Connection, nets: str, name: str, tool: Columns) -> None:
     torch.set_num_threads(1)
     try:
-        for columns in measure(subject(nets, name)):
-            sending.send(columns)
+        sending.send(measure(subject(nets, name), tool))
     except Exception as error:  # the net itself cannot be built or run; the parent writes that into the row
         sending.send({"error": f"the net itself: {brief(error)}"})
 
 
-def _answers(receiving: Connection, process: Any, timeout: float) -> Row:
-    """The columns that a process sends; where it falls silent or dies, those of the tool at work say so."""
-    row: Row = {}
-    for tool in (TP, OURS):
-        if "error" not in row:
-            try:
-                row |= receiving.recv() if receiving.poll(timeout) else {"error": f"no answer within {timeout:g} s"}
-            except EOFError:
-                process.join(GRACE)
-                row["error"] = f"the process ended with code {process.exitcode}"
-        if "error" in row:
-            row |= Verdict(False, None, None, row["error"]).columns(*tool)
-    row.pop("error", None)
-    return {"macs_error": "", **row}
+def _answer(context: Any, nets: str, name: str, tool: Columns, timeout: float) -> Row:
+    """The columns of one tool; where its process falls silent or dies, they say so."""
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sending, nets, name, tool), daemon=True)
+    process.start()
+    sending.close()
+    try:
+        row: Row = receiving.recv() if receiving.poll(timeout) else {"error": f"no answer within {timeout:g} s"}
+    except EOFError:
+        process.join(GRACE)
+        row = {"error": f"the process ended with code {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+        receiving.close()
+    return Verdict(False, None, None, row["error"]).columns(*tool) if "error" in row else row
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

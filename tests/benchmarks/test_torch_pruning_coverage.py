@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ pytest.importorskip("torch_pruning")
 from benchmarks import torch_pruning_coverage as coverage
 from benchmarks.rows import read
 from benchmarks.torch_pruning_adapter import prune, set_kept, zero_removed
-from benchmarks.torch_pruning_check import Subject, Verdict, augment_verdict, measure, prune_verdict
+from benchmarks.torch_pruning_check import OURS, TP, Subject, Verdict, augment_verdict, measure, prune_verdict
 from netaug_fx.passes.copying import copy_model
 from tests.wirings import WIRINGS
 
@@ -20,7 +19,7 @@ from tests.wirings import WIRINGS
 def verdicts(name: str) -> tuple[Verdict, Verdict]:
     wiring = WIRINGS[name]
     model, inputs = wiring.build(), wiring.inputs(2)
-    return prune_verdict(model, inputs, wiring.mixes), augment_verdict(model, inputs, wiring.mixes)
+    return prune_verdict(model, inputs, wiring.mixes), augment_verdict(model, inputs)
 
 
 @pytest.mark.parametrize("name", ["shuffle_module", "roll_channels", "flatten_channels_last"])
@@ -48,11 +47,11 @@ def test_norms_and_attention_of_torch_do_not_stand_in_the_way_of_a_verdict(name:
     assert ours.exact is True
 
 
-def test_a_statistic_across_channels_is_not_judged() -> None:
+def test_a_statistic_across_channels_is_not_held_against_torch_pruning() -> None:
     theirs, ours = verdicts("mean_over_channels")
     assert (theirs.works, theirs.exact) == (True, None)
-    assert (ours.works, ours.exact) == (True, None)
     assert "statistics span channels" in theirs.reason
+    assert (ours.works, ours.exact) == (True, True), "here it is known which channels are the original's"
 
 
 def test_a_head_width_that_was_set_by_hand_and_scales_is_not_held_against_torch_pruning() -> None:
@@ -111,9 +110,8 @@ def test_pruning_leaves_the_original_s_values_and_zeroing_the_rest() -> None:
 
 def test_share_counts_what_is_in_a_group_alone() -> None:
     wiring = WIRINGS["nothing_to_grow"]
-    columns: dict[str, Any] = {}
-    for part in measure(Subject(wiring.build, lambda model: wiring.inputs(2), wiring.mixes)):
-        columns |= part
+    subject = Subject(wiring.build, lambda model: wiring.inputs(2), wiring.mixes)
+    columns = measure(subject, TP) | measure(subject, OURS)
     assert columns["tp_macs_share"] == 0
     assert columns["ours_macs_share"] == 0
     assert columns["macs_error"] == ""
@@ -149,6 +147,11 @@ def test_a_stopped_run_goes_on_and_other_versions_are_measured_anew(
     assert list(read(out)) == ["shuffle_literal", "shuffle_module"]
     coverage.main([*arguments, "--fresh"])
     assert measured[1:] == ["shuffle_literal", "shuffle_module"]
+    out.write_text(kept + older, encoding="utf-8")
+    coverage.main([*arguments, "--keep-older"])
+    assert measured[3:] == []
+    coverage.main([*arguments, "--keep-older", "--retry"])
+    assert measured[3:] == ["shuffle_literal", "shuffle_module"], "on neither was Torch-Pruning exact"
 
 
 def test_a_glob_without_a_match_is_named_with_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,34 +163,55 @@ def test_a_glob_without_a_match_is_named_with_what_there_is(capsys: pytest.Captu
     assert next(iter(WIRINGS)) in message
 
 
-def test_a_process_that_falls_silent_or_dies_is_told_for_the_tool_at_work() -> None:
-    class Silent:
-        exitcode = -9
+class Ending:
+    """Stands in for multiprocessing: a child that sends what it is given, falls silent, or dies."""
 
-        def join(self, timeout: float) -> None: ...
+    exitcode = -9
 
-        def poll(self, timeout: float) -> bool:
-            return False
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.killed = answer, False
 
-    row = coverage._answers(Silent(), Silent(), 3)  # type: ignore[arg-type]
-    assert not row["tp_runs"]
-    assert row["ours_reason"] == row["tp_reason"] == "no answer within 3 s"
+    def Pipe(self, duplex: bool) -> tuple[Any, Any]:
+        return self, self
 
-    class Dead(Silent):
-        def __init__(self, answers: Iterator[dict[str, Any]]) -> None:
-            self.answers = answers
+    def Process(self, **_: Any) -> Any:
+        return self
 
-        def poll(self, timeout: float) -> bool:
-            return True
+    def poll(self, timeout: float) -> bool:
+        return self.answer is not None
 
-        def recv(self) -> dict[str, Any]:
-            for answer in self.answers:
-                return answer
-            raise EOFError
+    def recv(self) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
-    row = coverage._answers(Dead(iter([{"tp_runs": True}])), Silent(), 3)  # type: ignore[arg-type]
-    assert row["tp_runs"]
-    assert row["ours_reason"] == "the process ended with code -9"
+    def kill(self) -> None:
+        self.killed = True
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def join(self, timeout: float = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "no answer within 3 s"),
+        (EOFError(), "the process ended with code -9"),
+        ({"error": "the net itself: Oops"}, "the net itself: Oops"),
+    ],
+)
+def test_a_process_that_gives_no_verdict_is_told_for_its_tool_alone(answer: Any, reason: str) -> None:
+    child = Ending(answer)
+    row = coverage._answer(child, "wirings", "concat", OURS, 3)
+    assert row == {"ours_augmented": False, "ours_exact": None, "ours_macs_share": None, "ours_reason": reason}
+    assert child.killed
+
+
+def test_a_verdict_is_the_row() -> None:
+    assert coverage._answer(Ending({"tp_runs": True}), "wirings", "concat", TP, 3) == {"tp_runs": True}
 
 
 def test_the_stored_results_hold_every_wiring_once() -> None:
