@@ -148,6 +148,10 @@ def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) 
         raise InputError(f"--model {spec}: there is no file {file}. Give path/to/file.py:function.")
     module = _import_file(file)
     function = getattr(module, function_name, None)
+    if isinstance(function, nn.Module):
+        raise InputError(
+            f"--model {spec}: {function_name} is a model; give a function or class that makes one, for several are made."
+        )
     if not callable(function):
         own = [name for name, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
         raise InputError(

@@ -28,6 +28,8 @@ def needs_depth(depth):
 
 def no_net():
     return 3
+
+made = nn.Linear(2, 2)
 """
 
 
@@ -60,6 +62,7 @@ def test_a_function_gets_the_arguments_it_has_parameters_for(file: Path) -> None
         ("digit_net", "Did you mean 'digits_net'"),
         ("{file}:make_nett", "no function 'make_nett'. Did you mean make_net"),
         ("{file}:no_net", "gives a int; expected a torch.nn.Module"),
+        ("{file}:made", "made is a model; give a function"),
         ("{file}:needs_depth", "cannot be called.*'depth'.*model.kwargs"),
         ("{file}", "add the function that builds the net"),
         ("{file}x.py:make", "there is no file"),
