@@ -150,7 +150,7 @@ def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) 
     function = getattr(module, function_name, None)
     if isinstance(function, nn.Module):
         raise InputError(
-            f"--model {spec}: {function_name} is a model; give a function or class that makes one, for several are made."
+            f"--model {spec}: {function_name} is a model; give a function that makes one, for several are made."
         )
     if not callable(function):
         own = [name for name, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
