@@ -19,7 +19,7 @@ from netaug_fx.passes.graph import Group
 from netaug_fx.passes.grow import grow
 from netaug_fx.passes.growth import predicted_macs
 from netaug_fx.passes.infer import Inputs
-from netaug_fx.passes.stages import Stage, find_stages
+from netaug_fx.passes.stages import Stage, find_stages, repeatable_blocks
 
 WIDTH, DEPTH, RESOLUTION = "width", "depth", "resolution"
 DIMS = (WIDTH, DEPTH, RESOLUTION)
@@ -119,16 +119,22 @@ def enlarged(net: Net, move: Move, target: int, *, preserve: bool, pixels: int, 
 
 
 def _deepened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net | None:
-    deeper = net
+    found = find_stages(net.model, (ready := compiled(net)).analysis, ready.inputs)
+    block = next(each.blocks[-1] for each in found if each.name == stage)
+    deeper, number = net, 0
     while True:
-        found = find_stages(deeper.model, (ready := compiled(deeper)).analysis, ready.inputs)
-        block = next(each.blocks[-1] for each in found if each.name == stage)
-        how = "identity" if preserve else "fresh"
-        model = insert_block(deeper.model, block, deeper.inputs, how=how, seed=seed)
-        after = _macs(model, net.inputs)
-        if after > target or after == deeper.macs:
+        grown = inserted(deeper, block, preserve, seed + number)
+        if grown.macs > target or grown.macs == deeper.macs:
             return None if deeper is net else deeper
-        deeper = Net(model, net.resolution, after, net.inputs)
+        deeper, number = grown, number + 1
+
+
+def inserted(net: Net, block: str, preserve: bool, seed: int) -> Net:
+    """The net with one more block behind the one that was at ``block`` before any was inserted."""
+    known = repeatable_blocks(net.model, net.inputs)
+    path = block if block in known else f"{block}.0"  # where it was in no list, it is now in one with the others
+    model = insert_block(net.model, path, net.inputs, how="identity" if preserve else "fresh", seed=seed)
+    return Net(model, net.resolution, _macs(model, net.inputs), net.inputs)
 
 
 def _at_larger_images(net: Net, target: int, pixels: int) -> Net | None:

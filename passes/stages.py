@@ -6,8 +6,9 @@ and the blocks in it that can be repeated. (Greedy Network Enlarging decides wid
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         inputs: The inputs that it was analysed on; run once, for the shapes that modules take and give.
     """
     groups = find_groups(model, analysis)
-    positions = _positions(analysis, groups, _batch(inputs))
+    positions, writers = _positions(analysis, groups, _batch(inputs))
     streams = [var for var, group in groups.items() if group.kind == STREAM and var in positions]
     parts: list[list[Var]] = []
     for var in streams:
@@ -66,7 +67,7 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         else:
             parts.append([var])
     inner = _inner_of(analysis, groups, parts)
-    blocks = _blocks_of(model, inputs, parts, groups)
+    blocks = _blocks_of(model, inputs, parts, writers, positions)
     return tuple(
         Stage(
             groups[part[0]].name,
@@ -87,21 +88,23 @@ def _batch(inputs: Inputs) -> int:
     return next(t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
 
 
-def _positions(analysis: Analysis, groups: Mapping[Var, Group], batch: int) -> dict[Var, int]:
-    """Where each width is first written: how many positions of an image have these channels."""
+def _positions(
+    analysis: Analysis, groups: Mapping[Var, Group], batch: int
+) -> tuple[dict[Var, int], dict[Var, dict[str, int]]]:
+    """How many positions of an image have the channels of each width: where it is first written, and by each module."""
     found: dict[Var, int] = {}
+    writers: dict[Var, dict[str, int]] = defaultdict(dict)
     for record in analysis.operators[False]:
         if getattr(record.func, "overloadpacket", None) not in flop_registry:
             continue
         dims, shape = record.dims[0], record.shapes[0]
         for index, dim in enumerate(dims):
             for var in channels.variables(dim):
-                if var in groups and var not in found:
-                    others = 1
-                    for size in (*shape[:index], *shape[index + 1 :]):
-                        others *= size
-                    found[var] = max(others // batch, 1)
-    return found
+                if var in groups:
+                    others = math.prod((*shape[:index], *shape[index + 1 :]))
+                    writers[var][record.module] = max(others // batch, 1)
+                    found.setdefault(var, writers[var][record.module])
+    return found, writers
 
 
 def _inner_of(analysis: Analysis, groups: Mapping[Var, Group], parts: list[list[Var]]) -> dict[int, list[Var]]:
@@ -136,14 +139,18 @@ def _first_reached(var: Var, targets: Mapping[Var, list[Var]], stage_of: Mapping
 
 
 def _blocks_of(
-    model: nn.Module, inputs: Inputs, parts: list[list[Var]], groups: Mapping[Var, Group]
+    model: nn.Module,
+    inputs: Inputs,
+    parts: list[list[Var]],
+    writers: Mapping[Var, Mapping[str, int]],
+    positions: Mapping[Var, int],
 ) -> dict[int, list[str]]:
-    """Repeatable blocks by stage: those that write a stream of it."""
+    """Repeatable blocks by stage: those that write a stream of it at its own size, which a gate does not."""
     repeatable = repeatable_blocks(model, inputs)
     found: dict[int, list[str]] = defaultdict(list)
     for number, part in enumerate(parts):
-        writers = {path for var in part for path in groups[var].writers}
-        found[number] = [path for path in repeatable if any(writer.startswith(f"{path}.") for writer in writers)]
+        writing = {path for var in part for path, size in writers[var].items() if size == positions[var]}
+        found[number] = [path for path in repeatable if any(f"{writer}.".startswith(f"{path}.") for writer in writing)]
     return found
 
 
@@ -151,10 +158,11 @@ def repeatable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Paths of modules that another of their kind can follow, in order.
 
     The outermost modules of a class of the user's own, with at least two weight matrices, that are called once with one
-    tensor and give one of the same shape; where such a module holds several of one class side by side, these.
+    tensor and give one of the same shape; where such a module holds several of one class in a list, these.
     """
     candidates = {path: type(module) for path, module in _keeping_shape(model, inputs)}
-    holders = {path for path in candidates if _holds_several(path, candidates)}
+    lists = {path for path, module in model.named_modules() if isinstance(module, (nn.Sequential, nn.ModuleList))}
+    holders = {path for path in candidates if _holds_several(path, candidates, lists)}
     chosen: list[str] = []
     for path in candidates:
         outer = any(path.startswith(f"{other}.") for other in chosen)
@@ -163,12 +171,15 @@ def repeatable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _holds_several(path: str, candidates: Mapping[str, type]) -> bool:
-    """Whether at least two candidates of one class stand side by side below a module."""
+def _holds_several(path: str, candidates: Mapping[str, type], lists: Set[str]) -> bool:
+    """Whether at least two candidates of one class stand in one list below a module.
+
+    Under names of their own they are parts of a block, such as the first and the last layers of a bottleneck.
+    """
     within = Counter(
         (other.rpartition(".")[0], cls) for other, cls in candidates.items() if other.startswith(f"{path}.")
     )
-    return any(count > 1 for count in within.values())
+    return any(count > 1 for (above, _), count in within.items() if above in lists)
 
 
 def _keeping_shape(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, nn.Module]]:
