@@ -102,8 +102,8 @@ class SqueezeExcite(nn.Module):
 
     Shapes: (N, C, H, W) -> (N, C, H, W).
 
-    Papers: Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507; with the defaults, Howard et al., Searching for
-    MobileNetV3, arXiv 1905.02244.
+    Papers: Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507; with the defaults, Howard et al., Searching
+    for MobileNetV3, arXiv 1905.02244.
     """
 
     def __init__(

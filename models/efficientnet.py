@@ -1,7 +1,7 @@
 """EfficientNet-B0, the base that compound scaling starts from.
 
-Paper: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv 1905.11946. Stochastic
-depth, which the paper trains with, is left out: it has no part in the net that is deployed.
+Paper: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv 1905.11946.
+Stochastic depth, which the paper trains with, is left out: it has no part in the net that is deployed.
 """
 
 from torch import nn

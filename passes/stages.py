@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,11 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         inputs: The inputs that it was analysed on; run once, for the shapes that modules take and give.
     """
     groups = find_groups(model, analysis)
-    positions, writers = _positions(analysis, groups, _batch(inputs))
+    written = list(_written(analysis, batch_of(inputs)))
+    positions: dict[Var, int] = {}
+    for var, _, size in written:
+        if var in groups:
+            positions.setdefault(var, size)
     streams = [var for var, group in groups.items() if group.kind == STREAM and var in positions]
     parts: list[list[Var]] = []
     for var in streams:
@@ -67,7 +71,7 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         else:
             parts.append([var])
     inner = _inner_of(analysis, groups, parts)
-    blocks = _blocks_of(model, inputs, parts, writers, positions)
+    blocks = _blocks_of(model, inputs, parts, positions, written)
     return tuple(
         Stage(
             groups[part[0]].name,
@@ -84,27 +88,21 @@ def _once(group: Group) -> bool:
     return len(group.writers) == 1
 
 
-def _batch(inputs: Inputs) -> int:
+def batch_of(inputs: Inputs) -> int:
+    """How many images the inputs hold: the first size of the first tensor."""
     return next(t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
 
 
-def _positions(
-    analysis: Analysis, groups: Mapping[Var, Group], batch: int
-) -> tuple[dict[Var, int], dict[Var, dict[str, int]]]:
-    """How many positions of an image have the channels of each width: where it is first written, and by each module."""
-    found: dict[Var, int] = {}
-    writers: dict[Var, dict[str, int]] = defaultdict(dict)
+def _written(analysis: Analysis, batch: int) -> Iterator[tuple[Var, str, int]]:
+    """What convolutions, linear layers and products write, as it runs: width, module, and positions of an image."""
     for record in analysis.operators[False]:
         if getattr(record.func, "overloadpacket", None) not in flop_registry:
             continue
         dims, shape = record.dims[0], record.shapes[0]
         for index, dim in enumerate(dims):
+            positions = math.prod((*shape[:index], *shape[index + 1 :])) // batch
             for var in channels.variables(dim):
-                if var in groups:
-                    others = math.prod((*shape[:index], *shape[index + 1 :]))
-                    writers[var][record.module] = max(others // batch, 1)
-                    found.setdefault(var, writers[var][record.module])
-    return found, writers
+                yield var, record.module, max(positions, 1)
 
 
 def _inner_of(analysis: Analysis, groups: Mapping[Var, Group], parts: list[list[Var]]) -> dict[int, list[Var]]:
@@ -142,15 +140,17 @@ def _blocks_of(
     model: nn.Module,
     inputs: Inputs,
     parts: list[list[Var]],
-    writers: Mapping[Var, Mapping[str, int]],
     positions: Mapping[Var, int],
+    written: Sequence[tuple[Var, str, int]],
 ) -> dict[int, list[str]]:
-    """Repeatable blocks by stage: those that write a stream of it at its own size, which a gate does not."""
-    repeatable = repeatable_blocks(model, inputs)
+    """Repeatable blocks by the stage that they write last, at its own size: a gate writes it at another."""
+    stage_of = {var: number for number, part in enumerate(parts) for var in part}
+    writing = [(f"{path}.", stage_of[v]) for v, path, size in written if v in stage_of and size == positions[v]]
     found: dict[int, list[str]] = defaultdict(list)
-    for number, part in enumerate(parts):
-        writing = {path for var in part for path, size in writers[var].items() if size == positions[var]}
-        found[number] = [path for path in repeatable if any(f"{writer}.".startswith(f"{path}.") for writer in writing)]
+    for block in repeatable_blocks(model, inputs):
+        stages = [number for path, number in writing if path.startswith(f"{block}.")]
+        if stages:
+            found[stages[-1]].append(block)
     return found
 
 

@@ -115,6 +115,7 @@ def _net_from_weights(
 ) -> tuple[nn.Module, nn.Module, Tensor | None]:
     """The net with the file's weights, the same net without them, and images for it."""
     import netaug_fx
+    from netaug_fx.candidates import rebuilt
     from netaug_fx.training.checkpoint import load_weights, put_weights
     from netaug_fx.training.model_loading import load_model
 
@@ -134,6 +135,11 @@ def _net_from_weights(
         net, original = (
             netaug_fx.extract(netaug_fx.evolve(dense, split["keep"], example_inputs=image, pin=split["pin"]))
             for dense in (net, original)
+        )
+    if "enlarged" in facts:  # of a net that `enlarge` grew
+        _, first = _net_and_image(name, classes, channels, facts["enlarged"]["image_size"])
+        net, original = (
+            rebuilt(small, facts["enlarged"]["changes"], example_inputs=first).eval() for small in (net, original)
         )
     put_weights(net, tensors, weights, name)
     return net, original, image

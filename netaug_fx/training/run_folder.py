@@ -69,8 +69,8 @@ def settings_of(folder: Path, kind: type[Config]) -> Config:
     """
     if not (folder / "config.yaml").is_file():
         raise RunError(
-            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
-            "or `netaug-fx evolve` wrote."
+            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train`, "
+            "`evolve` or `enlarge` wrote."
         )
     return load_config(kind, folder / "config.yaml")
 

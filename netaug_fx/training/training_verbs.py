@@ -62,7 +62,7 @@ def train(
     """
     from netaug_fx.training import run
 
-    overrides = _given(
+    overrides = given(
         {
             "model.name": model,
             "model.weights": weights,
@@ -85,9 +85,9 @@ def train(
     if resume is None:
         folder = run.start(load_config(TrainConfig, config, overrides), out)
     else:
-        _resume_alone(overrides, config, out)
+        resume_alone(overrides, config, out)
         folder = run.resume(resume)
-    _exit_by_verification(folder)
+    exit_by_verification(folder)
 
 
 def evolve(
@@ -117,7 +117,7 @@ def evolve(
     """
     from netaug_fx.training import evolve_run
 
-    overrides = _given(
+    overrides = given(
         {
             "model.name": model,
             "model.weights": weights,
@@ -140,9 +140,9 @@ def evolve(
     if resume is None:
         folder = evolve_run.start(load_config(EvolveConfig, config, overrides), out)
     else:
-        _resume_alone(overrides, config, out)
+        resume_alone(overrides, config, out)
         folder = evolve_run.resume(resume)
-    _exit_by_verification(folder)
+    exit_by_verification(folder)
 
 
 def finetune(
@@ -187,7 +187,7 @@ def finetune(
         "data.image_size": facts.get("image_size"),
         "data.name": "",
     }
-    overrides = _given(
+    overrides = given(
         {
             "model.name": name,
             "model.weights": str(file),
@@ -204,10 +204,10 @@ def finetune(
             "arms": arms,
         }
     )
-    settings = load_config(TrainConfig, config, overrides, _given(known))
+    settings = load_config(TrainConfig, config, overrides, given(known))
     if not settings.data.name:
         raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
-    _exit_by_verification(run.start(settings, out))
+    exit_by_verification(run.start(settings, out))
 
 
 def parse_ratio(text: str) -> Any:
@@ -231,7 +231,7 @@ def parse_ratio(text: str) -> Any:
     return factors[0] if len(factors) == 1 else factors
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
+def given(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given on the command line."""
     overrides = {name: value for name, value in options.items() if value is not None}
     if "arms" in overrides:
@@ -241,12 +241,18 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return overrides
 
 
-def _exit_by_verification(folder: Path) -> None:
+def exit_by_verification(folder: Path) -> None:
+    """Ends the command with code 1 where the run's verification failed."""
     if not json.loads((folder / "report.json").read_text(encoding="utf-8"))["verification"]["passed"]:
         raise typer.Exit(1)
 
 
-def _resume_alone(overrides: dict[str, Any], config: Path | None, out: Path | None) -> None:
+def resume_alone(overrides: dict[str, Any], config: Path | None, out: Path | None) -> None:
+    """Refuses settings beside ``--resume``.
+
+    Raises:
+        RunError: there are some.
+    """
     if overrides or config is not None or out is not None:
         raise RunError(
             "--resume continues a run with its own settings and folder; leave the other options away, or start "
