@@ -90,7 +90,8 @@ def _once(group: Group) -> bool:
 
 def batch_of(inputs: Inputs) -> int:
     """How many images the inputs hold: the first size of the first tensor."""
-    return next(t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
+    sizes = (t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
+    return max(next(sizes, 1), 1)
 
 
 def _written(analysis: Analysis, batch: int) -> Iterator[tuple[Var, str, int]]:

@@ -29,12 +29,12 @@ def inspect(
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also draw the groups on a page.")] = None,
 ) -> None:
-    """Show a model's channel groups: which widths may grow, what they tie together, and what is pinned and why."""
+    """Show a model's channel groups (what grows, what is tied together, what is pinned and why) and its stages."""
     import netaug_fx
 
     net, image = _net_and_image(model, num_classes, in_channels, image_size)
     inspection = netaug_fx.inspect(net, parse_ratio(ratio), example_inputs=image, pin=tuple(pin or ()))
-    typer.echo(str(inspection))
+    typer.echo(f"{inspection}\n\n{inspection.stages_table()}")
     _write_json(inspection.to_dict(), json_file)
     _write(html, lambda: inspection.to_html(model))
 

@@ -13,7 +13,7 @@ from netaug_fx.training.plots import STYLE, svg_of
 
 _BLUES = ("#1d4ed8", "#3b82f6", "#7dabf8", "#bcd4fb", "#dbe7fd")
 _REST = "#94a3b8"
-_COLOURS = {"enlarged": "#2563eb", "width": "#f59e0b", "compound": "#10b981", "original": "#64748b"}
+COLOURS = {"enlarged": "#2563eb", "width": "#f59e0b", "compound": "#10b981", "original": "#64748b"}
 
 
 def path_picture(path: Sequence[Mapping[str, Any]]) -> str:
@@ -55,7 +55,7 @@ def cost_picture(nets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
         figure = Figure(figsize=(5.6, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for name, net in nets.items():
-            axes.plot(net["macs"] / 1e6, net["accuracy"], "o", color=_COLOURS[name], markersize=8, label=names[name])
+            axes.plot(net["macs"] / 1e6, net["accuracy"], "o", color=COLOURS[name], markersize=8, label=names[name])
         axes.margins(0.15)
         axes.set_xlabel("million multiply-adds")
         axes.set_ylabel("validation accuracy")
