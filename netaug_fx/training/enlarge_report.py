@@ -169,7 +169,7 @@ def verdict(facts: Mapping[str, Any]) -> str:
     nets, images = facts["nets"], facts["data"]["val_images"]
     own = nets["enlarged"]["accuracy"]
     parts = [
-        f"{len(facts['path']) - 1} steps lead from {facts['path'][0]['macs']:,} to {facts['macs']:,} multiply-adds; "
+        f"From {facts['path'][0]['macs']:,} to {facts['macs']:,} multiply-adds in {len(facts['path']) - 1} steps; "
         f"the grown net has {own:.1%} on the validation images."
     ]
     beside = []
