@@ -171,6 +171,23 @@ def test_processes_give_the_scores_of_one_process(overrides: dict[str, Any], who
     assert list(report_of(folder)["nets"]) == ["enlarged"]
 
 
+def test_the_command_line_says_what_is_wrong_and_resumes_by_itself(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*words: object) -> Any:
+        with pytest.raises(SystemExit) as stopped:
+            main(["enlarge", *map(str, words)])
+        return stopped.value.code or 0
+
+    assert call("--times", "0.5", "--out", tmp_path / "run") == 2
+    assert "(--times)" in capsys.readouterr().err
+    assert call("--dims", "width,height", "--out", tmp_path / "run") == 2
+    assert "(--dims)" in capsys.readouterr().err
+    assert call("--resume", whole, "--jobs", 2) == 2
+    assert "--resume continues a run with its own settings" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 # -- how candidates are judged ---------------------------------------------------------------------
 
 
