@@ -5,7 +5,7 @@ its multiply-adds, trained alike. Seeds that have a row of the same settings are
 repository:
 
     python -m benchmarks.enlarge
-    python -m benchmarks.enlarge --seeds 5 --times 4 --step 0.5 --train-part 0.5
+    python -m benchmarks.enlarge --seeds 5 --times 4 --step 0.5 --epochs 15
     python -m benchmarks.enlarge --table
 """
 
@@ -42,14 +42,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", default="digits_net", help="net to enlarge (default: digits_net)")
-    p.add_argument("--data", default="digits", help="data set (default: digits)")
-    p.add_argument("--image-size", type=int, help="side of the images at first (default: their own)")
-    p.add_argument("--train-part", type=float, default=0.5, help="part of each class to train on (default: 0.5)")
-    p.add_argument("--hold-out", type=float, default=0.3, help="part of these to judge candidates by (default: 0.3)")
+    p.add_argument("--data", default="glyphs", help="data set (default: glyphs)")
+    p.add_argument("--image-size", type=int, default=12, help="side of the images at first (default: 12)")
+    p.add_argument("--train-samples", type=int, default=3000, help="glyphs in an epoch (default: 3000)")
+    p.add_argument("--val-samples", type=int, default=4000, help="glyphs that nets are judged by (default: 4000)")
+    p.add_argument("--train-part", type=float, default=0.8, help="of other data: part of each class (default: 0.8)")
+    p.add_argument("--hold-out", type=float, default=0.2, help="of the training images, to choose by (default: 0.2)")
     p.add_argument("--times", type=float, default=4.0, help="multiply-adds at the end over the first (default: 4)")
     p.add_argument("--step", type=float, default=0.5, help="growth in a step, about (default: 0.5)")
-    p.add_argument("--trial-epochs", type=int, default=12, help="epochs of each candidate (default: 12)")
-    p.add_argument("--epochs", type=int, default=40, help="epochs of each net at the end (default: 40)")
+    p.add_argument("--trial-epochs", type=int, default=6, help="epochs of each candidate (default: 6)")
+    p.add_argument("--epochs", type=int, default=15, help="epochs of each net at the end (default: 15)")
     p.add_argument("--batch-size", type=int, default=32, help="default: 32")
     p.add_argument("--lr", type=float, default=0.1, help="highest learning rate (default: 0.1)")
     p.add_argument("--jobs", type=int, default=1, help="processes that train candidates (default: 1)")
@@ -68,6 +70,8 @@ def settings(options: argparse.Namespace, seed: int) -> EnlargeConfig:
             "model.name": options.model,
             "data.name": options.data,
             "data.image_size": options.image_size,
+            "data.train_samples": options.train_samples,
+            "data.val_samples": options.val_samples,
             "data.val_fraction": round(1 - options.train_part, 9),
             "data.batch_size": options.batch_size,
             "enlarge.times": options.times,

@@ -1,4 +1,4 @@
-"""Enlarging on local clusters of Dask and Ray, by the recipes of docs/enlarge.md; skipped where these are not installed."""
+"""Enlarging on local clusters of Dask and Ray, by the recipes of docs/enlarge.md, where these are installed."""
 
 from __future__ import annotations
 
