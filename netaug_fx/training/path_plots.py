@@ -45,7 +45,10 @@ def draw_path(axes: Any, path: Sequence[Mapping[str, Any]]) -> None:
         right = axes.twinx()
         right.plot(*zip(*scored, strict=True), color="#f59e0b", marker="o", markersize=4)
         right.set_ylabel("score of the accepted net")
-        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        scores = [score for _, score in scored]
+        apart = max(scores) - min(scores) or 0.01
+        right.set_ylim(min(scores) - 0.1 * apart, max(scores) + 0.4 * apart)  # below the legend
+        right.yaxis.set_major_formatter(PercentFormatter(1.0))
         right.grid(visible=False)
 
 
@@ -59,6 +62,6 @@ def cost_picture(nets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
         axes.margins(0.15)
         axes.set_xlabel("million multiply-adds")
         axes.set_ylabel("validation accuracy")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend(loc="lower right")
         return svg_of(figure, "accuracy by multiply-adds")
