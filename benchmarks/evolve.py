@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from benchmarks import rows as rows_of
+from benchmarks.paired import paired, spread
 from benchmarks.rows import Row
 from netaug_fx.atomic import atomic_path
 from netaug_fx.training import evolve_run
@@ -29,7 +29,6 @@ from netaug_fx.training.config import EvolveConfig, load_config
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, PLOT = RESULTS / "evolve.jsonl", RESULTS / "evolve.svg"
-CONFIDENCE = 0.95
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,13 +91,13 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| generation | dense net, % | slim net, % | dense minus slim |", "|---|---|---|---|"]
     for number in range(dense.shape[1]):
         thin = slim[:, number] if slim.size else None
-        apart = "" if thin is None else _spread(dense[:, number] - thin)
+        apart = "" if thin is None else spread(dense[:, number] - thin)
         lines.append(
-            f"| {number + 1} | {_spread(dense[:, number])} | {'' if thin is None else _spread(thin)} | {apart} |"
+            f"| {number + 1} | {spread(dense[:, number])} | {'' if thin is None else spread(thin)} | {apart} |"
         )
-    lines += [f"| control: one run of as many epochs | {_spread(control)} | | |", ""]
-    lines.append(f"Last generation against the first: {_paired(dense[:, -1] - dense[:, 0])}.")
-    lines.append(f"Last generation against the control: {_paired(dense[:, -1] - control)}.")
+    lines += [f"| control: one run of as many epochs | {spread(control)} | | |", ""]
+    lines.append(f"Last generation against the first: {paired(dense[:, -1] - dense[:, 0])}.")
+    lines.append(f"Last generation against the control: {paired(dense[:, -1] - control)}.")
     costs = rows[0]["macs"]
     lines.append(
         f"{len(rows)} seeds; "
@@ -119,21 +118,6 @@ def _accuracies(rows: Sequence[Row], net: str) -> Any:
 
 def _control(rows: Sequence[Row]) -> Any:
     return np.array([100 * row["control"]["dense"] for row in rows])
-
-
-def _spread(values: Any) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
-
-
-def _paired(differences: Any) -> str:
-    """The mean difference in points, with its interval and a paired t-test."""
-    if len(differences) < 2:
-        return f"{differences.mean():+.2f} points, one seed"
-    if not differences.std():
-        return f"{differences.mean():+.2f} points at every seed"
-    test = stats.ttest_1samp(differences, 0.0)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return f"{differences.mean():+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, p = {test.pvalue:.2g})"
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:

@@ -25,6 +25,7 @@ _NOT_MEASURED = (
     "netaug_fx/inspection.py",
     "netaug_fx/journal.py",
     "netaug_fx/resetting.py",
+    "netaug_fx/scaling.py",
     "netaug_fx/sorting.py",
     "netaug_fx/step.py",
     "passes/deepen.py",

@@ -1,6 +1,8 @@
-"""The zoo: the five targets of the NetAug paper, ResNets for large and for small images, and a net for 8x8 digits."""
+"""The zoo: the five targets of the NetAug paper, ResNets, nets to be enlarged, and a net for 8x8 digits."""
 
 from netaug_fx.models.digits import digits_net
+from netaug_fx.models.efficientnet import efficientnet_b0
+from netaug_fx.models.ghostnet import GhostNet, ghostnet
 from netaug_fx.models.mcunet import mcunet
 from netaug_fx.models.mobilenet_v2 import mobilenet_v2_035, mobilenet_v2_tiny
 from netaug_fx.models.mobilenet_v3 import mobilenet_v3_035
@@ -10,9 +12,12 @@ from netaug_fx.models.resnet import resnet18, resnet34, resnet50
 from netaug_fx.models.resnet_cifar import ResNetCifar, resnet20, resnet56
 
 __all__ = [
+    "GhostNet",
     "ResNetCifar",
     "create",
     "digits_net",
+    "efficientnet_b0",
+    "ghostnet",
     "mcunet",
     "mobilenet_v2_035",
     "mobilenet_v2_tiny",

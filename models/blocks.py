@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from netaug_fx.errors import InputError
 
 Activation = Callable[[], nn.Module]
+Squeeze = Callable[[int, int], nn.Module]
 
 
 def round_channels(width: float, divisor: int = 8) -> int:
@@ -90,20 +91,35 @@ class ConvNormAct(nn.Sequential):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate of MobileNetV3: global mean, two 1x1 convolutions with bias, hard sigmoid, product.
+    """Channel gate: global mean, two 1x1 convolutions with bias, a sigmoid of some kind, product.
 
-    The hidden width is ``max(round_channels(channels / 4), 16)``. Shapes: (N, C, H, W) -> (N, C, H, W).
-    Paper: Howard et al., Searching for MobileNetV3, arXiv 1905.02244.
+    Args:
+        channels: channels of input and output.
+        hidden: channels between the convolutions; None for those of MobileNetV3, ``max(round_channels(channels / 4),
+            16)``.
+        activation: between the convolutions.
+        gate: after them; gives values in [0, 1].
+
+    Shapes: (N, C, H, W) -> (N, C, H, W).
+
+    Papers: Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507; with the defaults, Howard et al., Searching
+    for MobileNetV3, arXiv 1905.02244.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int | None = None,
+        activation: Activation = nn.ReLU,
+        gate: Activation = nn.Hardsigmoid,
+    ) -> None:
         super().__init__()
-        hidden = max(round_channels(channels / 4), 16)
+        hidden = max(round_channels(channels / 4), 16) if hidden is None else hidden
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.act = nn.ReLU()
+        self.act = activation()
         self.expand = nn.Conv2d(hidden, channels, 1)
-        self.gate = nn.Hardsigmoid()
+        self.gate = gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel of ``x`` by its gate in [0, 1]."""
@@ -121,7 +137,8 @@ class InvertedResidual(nn.Module):
         kernel: depthwise kernel size, odd.
         stride: depthwise stride.
         activation: of the expansion and the depthwise convolution; the projection has none.
-        squeeze: whether a squeeze-excite gate follows the depthwise convolution.
+        squeeze: makes the gate behind the depthwise convolution, from the channels of the block's input and the inner
+            ones; None for no gate.
         shortcut: whether the input is added to the output; needs stride 1 and equal widths.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -141,7 +158,7 @@ class InvertedResidual(nn.Module):
         kernel: int = 3,
         stride: int = 1,
         activation: Activation = nn.ReLU6,
-        squeeze: bool = False,
+        squeeze: Squeeze | None = None,
         shortcut: bool = False,
     ) -> None:
         super().__init__()
@@ -156,8 +173,8 @@ class InvertedResidual(nn.Module):
         else:
             body["expand"] = ConvNormAct(in_channels, inner, activation=activation)
         body["depthwise"] = ConvNormAct(inner, inner, kernel, stride, groups=inner, activation=activation)
-        if squeeze:
-            body["squeeze"] = SqueezeExcite(inner)
+        if squeeze is not None:
+            body["squeeze"] = squeeze(in_channels, inner)
         body["project"] = ConvNormAct(inner, out_channels, activation=None)
         self.body = nn.Sequential(body)
         self.shortcut = shortcut

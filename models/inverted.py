@@ -13,6 +13,7 @@ from netaug_fx.models.blocks import (
     Activation,
     ConvNormAct,
     InvertedResidual,
+    Squeeze,
     check_arguments,
     dropout_layer,
     initialise_,
@@ -30,7 +31,7 @@ class Stage:
         kernels: depthwise kernel size of each block.
         inners: inner channels of each block, as many as ``kernels``; None for a block without expansion.
         activation: class of the activation inside the blocks.
-        squeeze: whether the blocks have a squeeze-excite gate.
+        squeeze: makes each block's gate, as for `InvertedResidual`; None for blocks without.
         join: whether the first block has a shortcut too; the stage then goes on with the stream that feeds it.
     """
 
@@ -39,7 +40,7 @@ class Stage:
     kernels: tuple[int, ...]
     inners: tuple[int | None, ...]
     activation: Activation = nn.ReLU6
-    squeeze: bool = False
+    squeeze: Squeeze | None = None
     join: bool = False
 
 
@@ -47,13 +48,21 @@ class Stage:
 RatioRow = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
-def stages_from_ratios(rows: Sequence[RatioRow], stem_width: int, multiplier: float = 1.0) -> tuple[Stage, ...]:
+def stages_from_ratios(
+    rows: Sequence[RatioRow],
+    stem_width: int,
+    multiplier: float = 1.0,
+    activation: Activation = nn.ReLU6,
+    squeeze: Squeeze | None = None,
+) -> tuple[Stage, ...]:
     """Turn a table with expand ratios into stages.
 
     Args:
         rows: the table, with widths before scaling.
         stem_width: channels that feed the first block, after scaling.
         multiplier: factor on every width of the table, rounded by :func:`~netaug_fx.models.blocks.round_channels`.
+        activation: of all blocks.
+        squeeze: of all blocks.
 
     Returns:
         Stages whose inner widths are the ratio times the rounded width that feeds the block, rounded; ratio 1 means no
@@ -67,7 +76,7 @@ def stages_from_ratios(rows: Sequence[RatioRow], stem_width: int, multiplier: fl
         inners = tuple(
             None if ratio == 1 else round_channels(fed * ratio) for fed, ratio in zip(fed_by, ratios, strict=True)
         )
-        stages.append(Stage(width, stride, kernels, inners))
+        stages.append(Stage(width, stride, kernels, inners, activation, squeeze))
         channels = width
     return tuple(stages)
 

@@ -5,11 +5,15 @@ Paper: Howard et al., Searching for MobileNetV3, arXiv 1905.02244.
 
 from torch import nn
 
-from netaug_fx.models.blocks import Activation, round_channels
+from netaug_fx.models.blocks import Activation, Squeeze, SqueezeExcite, round_channels
 from netaug_fx.models.inverted import InvertedResidualNet, Stage
 from netaug_fx.models.registry import register
 
 _WIDTH = 0.35
+
+
+def _gate(_in_channels: int, inner: int) -> SqueezeExcite:
+    return SqueezeExcite(inner)
 
 
 def _stage(
@@ -18,7 +22,7 @@ def _stage(
     kernel: int,
     inners: tuple[int, ...],
     activation: Activation,
-    squeeze: bool = False,
+    squeeze: Squeeze | None = None,
 ) -> Stage:
     """Rows of one width, scaled. The inner widths are scaled as printed, not taken from the ratio as in other nets."""
     scaled = tuple(round_channels(inner * _WIDTH) for inner in inners)
@@ -31,10 +35,10 @@ _STAGES = (
     # The first block has no expansion, and it goes on with the stem's stream, so it has a shortcut.
     Stage(round_channels(16 * _WIDTH), 1, (3,), (None,), nn.ReLU, join=True),
     _stage(24, 2, 3, (64, 72), nn.ReLU),
-    _stage(40, 2, 5, (72, 120, 120), nn.ReLU, squeeze=True),
+    _stage(40, 2, 5, (72, 120, 120), nn.ReLU, squeeze=_gate),
     _stage(80, 2, 3, (240, 200, 184, 184), nn.Hardswish),
-    _stage(112, 1, 3, (480, 672), nn.Hardswish, squeeze=True),
-    _stage(160, 2, 5, (672, 960, 960), nn.Hardswish, squeeze=True),
+    _stage(112, 1, 3, (480, 672), nn.Hardswish, squeeze=_gate),
+    _stage(160, 2, 5, (672, 960, 960), nn.Hardswish, squeeze=_gate),
 )
 
 

@@ -19,6 +19,7 @@ from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
 from netaug_fx.passes.observe import Observed, observe
 from netaug_fx.passes.plan import Plan, Ratio, plan
+from netaug_fx.passes.stages import find_stages
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
 
@@ -111,6 +112,8 @@ def inspect(
 ) -> Inspection:
     """What ``augment`` would do to ``model``: its groups, what is pinned and why, and the dependency graph.
 
+    Also its stages, which ``enlarge`` decides by.
+
     Takes the same arguments and raises the same errors, but where nothing can grow it says why instead; the model is
     not changed.
 
@@ -133,7 +136,8 @@ def inspect(
     analysis, chosen = compiled.analysis, compiled.plan
     found = {var: group for var, group in find_groups(model, analysis).items() if var in chosen.numbers}
     planned = {var: chosen.groups[chosen.numbers[var]] for var in found}
-    return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned))
+    stages = find_stages(model, analysis, compiled.inputs)
+    return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned), stages)
 
 
 def compile_model(

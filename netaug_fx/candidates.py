@@ -1,9 +1,12 @@
-"""Candidates: a net with a stage wider or deeper, or with larger images, brought to a number of multiply-adds."""
+"""Candidates: a net with a stage wider or deeper, or with larger images, brought to a number of multiply-adds.
+
+Each keeps the list of its changes, by which it can be made anew from the net that it grew from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netaug_fx.api import Compiled, compile_model
-from netaug_fx.errors import CheckError, NetAugError
+from netaug_fx.errors import CheckError, InputError, NetAugError
+from netaug_fx.example_inputs import resolve_inputs
 from netaug_fx.passes.channels import Var
 from netaug_fx.passes.deepen import insert_block
 from netaug_fx.passes.fake_macs import at_resolution, fake_macs
@@ -19,11 +23,14 @@ from netaug_fx.passes.graph import Group
 from netaug_fx.passes.grow import grow
 from netaug_fx.passes.growth import predicted_macs
 from netaug_fx.passes.infer import Inputs
-from netaug_fx.passes.stages import Stage, find_stages
+from netaug_fx.passes.stages import Stage, find_stages, repeatable_blocks
 
 WIDTH, DEPTH, RESOLUTION = "width", "depth", "resolution"
 DIMS = (WIDTH, DEPTH, RESOLUTION)
 _WIDEST = 64.0  # no stage grows by more at once
+
+Change = Mapping[str, Any]
+"""``{"block": path}``, a block inserted behind it; ``{"widths": {group: channels}}``; or ``{"resolution": side}``."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,14 @@ class Net:
 
     Attributes:
         inputs: One image of that side, as the model takes it; two, where a norm needs them.
+        changes: What made it out of the net that it grew from.
     """
 
     model: nn.Module
     resolution: int
     macs: int
     inputs: Inputs
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,40 +118,57 @@ def enlarged(net: Net, move: Move, target: int, *, preserve: bool, pixels: int, 
     try:
         if move.dim == DEPTH:
             deeper = _deepened(net, move.stage, target, preserve, seed)
-            return None if deeper is None else _widened(deeper, move.stage, target, preserve, seed)
+            return None if deeper is None else widened(deeper, move.stage, target, preserve, seed)
         if move.dim == RESOLUTION:
             larger = _at_larger_images(net, target, pixels)
-            return None if larger is None else _widened(larger, "", target, preserve, seed)
-        return _widened(net, move.stage, target, preserve, seed)
+            return None if larger is None else widened(larger, "", target, preserve, seed)
+        return widened(net, move.stage, target, preserve, seed)
     except CheckError:
         return None
 
 
 def _deepened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net | None:
-    deeper = net
+    found = find_stages(net.model, (ready := compiled(net)).analysis, ready.inputs)
+    block = next(each.blocks[-1] for each in found if each.name == stage)
+    deeper, number = net, 0
     while True:
-        found = find_stages(deeper.model, (ready := compiled(deeper)).analysis, ready.inputs)
-        block = next(each.blocks[-1] for each in found if each.name == stage)
-        how = "identity" if preserve else "fresh"
-        model = insert_block(deeper.model, block, deeper.inputs, how=how, seed=seed)
-        after = _macs(model, net.inputs)
-        if after > target or after == deeper.macs:
+        grown = inserted(deeper, block, preserve, seed + number)
+        if grown.macs > target or grown.macs == deeper.macs:
             return None if deeper is net else deeper
-        deeper = Net(model, net.resolution, after, net.inputs)
+        deeper, number = grown, number + 1
+
+
+def inserted(net: Net, block: str, preserve: bool, seed: int) -> Net:
+    """The net with one more block behind the one that was at ``block`` before any was inserted."""
+    known = repeatable_blocks(net.model, net.inputs)
+    path = block if block in known else f"{block}.0"  # where it was in no list, it is now in one with the others
+    model = insert_block(net.model, path, net.inputs, how="identity" if preserve else "fresh", seed=seed)
+    changes = (*net.changes, {"block": path})
+    return replace(net, model=model, macs=_macs(model, net.inputs), changes=changes)
 
 
 def _at_larger_images(net: Net, target: int, pixels: int) -> Net | None:
     larger = net
     while True:
-        side = larger.resolution + pixels
-        inputs = at_resolution(net.inputs, side)
         try:
-            after = _macs(net.model, inputs)
+            tried = at_images(net, larger.resolution + pixels)
         except NetAugError:  # a net for some sizes only
             return None if larger is net else larger
-        if after > target:
+        if tried.macs > target:
             return None if larger is net else larger
-        larger = Net(net.model, side, after, _drawn(inputs))
+        larger = tried
+
+
+def at_images(net: Net, side: int) -> Net:
+    """The net with images of another side.
+
+    Raises:
+        TraceError: it does not run on them.
+    """
+    inputs = at_resolution(net.inputs, side)
+    macs = _macs(net.model, inputs)
+    changes = (*net.changes, {"resolution": side})
+    return replace(net, resolution=side, macs=macs, inputs=_drawn(inputs), changes=changes)
 
 
 def _drawn(inputs: Inputs) -> Inputs:
@@ -154,7 +180,7 @@ def _drawn(inputs: Inputs) -> Inputs:
     return drawn
 
 
-def _widened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net:
+def widened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Net:
     """One stage, or all for an empty name, by the one factor that comes closest to the target."""
     found = compiled(net)
     names = {
@@ -171,11 +197,17 @@ def _widened(net: Net, stage: str, target: int, preserve: bool, seed: int) -> Ne
         return net.macs * predicted_macs(found.analysis, _times(widths, factor)) / base
 
     sizes = _times(widths, _closest(macs_at, target))
-    if all(size == var.size for var, size in sizes.items()):
+    return _with_widths(net, found, {var: size for var, size in sizes.items() if size != var.size}, preserve, seed)
+
+
+def _with_widths(net: Net, found: Compiled, sizes: dict[Var, int], preserve: bool, seed: int) -> Net:
+    if not sizes:
         return net
     how = "replicate" if preserve else "fresh"
     model = grow(net.model, found.analysis, sizes, found.inputs, how=how, seed=seed)
-    return Net(model, net.resolution, _macs(model, net.inputs), net.inputs)
+    named = {found.plan.groups[found.plan.numbers[var]].name: size for var, size in sizes.items()}
+    changes = (*net.changes, {"widths": named})
+    return replace(net, model=model, macs=_macs(model, net.inputs), changes=changes)
 
 
 def _times(widths: dict[Var, int], factor: float) -> dict[Var, int]:
@@ -192,3 +224,46 @@ def _closest(macs_at: Callable[[float], float], target: int) -> float:
         low, high = (middle, high) if macs_at(middle) < target else (low, middle)
     below: Any = abs(macs_at(low) - target)
     return low if below <= abs(macs_at(high) - target) else high
+
+
+# -- made anew -------------------------------------------------------------------------------------
+
+
+def rebuilt(
+    model: nn.Module, changes: Sequence[Change], *, example_inputs: Any = None, preserve: bool = False, seed: int = 0
+) -> nn.Module:
+    """A net that ``enlarge`` grew, made anew from the model that it grew from.
+
+    Its weights are the model's with fresh ones (or, with ``preserve``, copies) beside them; those of the grown net load
+    into it.
+
+    Args:
+        model: A model as it was given to ``enlarge``; it is not changed.
+        changes: ``Enlarged.changes``, or these after a way through JSON.
+        example_inputs: As for ``augment``.
+        preserve: As for ``enlarge``.
+        seed: Of what is drawn.
+
+    Raises:
+        InputError: the changes are of another model.
+    """
+    net = net_of(model, resolve_inputs(model, example_inputs))
+    for number, change in enumerate(changes):
+        net = _changed(net, change, preserve, seed + number)
+    return net.model
+
+
+def _changed(net: Net, change: Change, preserve: bool, seed: int) -> Net:
+    if "resolution" in change:
+        return at_images(net, change["resolution"])
+    if "block" in change:
+        return inserted(net, change["block"], preserve, seed)
+    found = compiled(net)
+    groups = {found.plan.groups[number].name: var for var, number in found.plan.numbers.items()}
+    strangers = [name for name in change["widths"] if name not in groups]
+    if strangers:
+        raise InputError(
+            f"{type(net.model).__name__} has no group {strangers[0]!r}: these changes are of another model"
+        )
+    sizes = {groups[name]: size for name, size in change["widths"].items()}
+    return _with_widths(net, found, sizes, preserve, seed)

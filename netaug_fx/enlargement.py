@@ -24,14 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.candidates import DIMS, Move, Net, enlarged, moves_of, net_of
+from netaug_fx.candidates import DIMS, Change, Move, Net, enlarged, moves_of, net_of
 from netaug_fx.errors import InputError, NetAugError, PlanError, RunError
 from netaug_fx.example_inputs import checked_model, resolve_inputs
 from netaug_fx.journal import Journal
 from netaug_fx.passes.copying import copy_model
 
 Evaluate = Callable[[nn.Module, int], "float | tuple[float, Mapping[str, Tensor]]"]
-"""Judges a net at a resolution: a score, higher is better, or the score and the state_dict after its training."""
+"""Judges a net at a resolution: a score, higher is better, or the score and the state_dict after its training.
+
+An attribute ``fingerprint``, where it has one, says what else decides its scores: a journal of another one is refused.
+"""
 
 _ATTEMPTS = 3
 _OVERSHOOT = 1.05  # a candidate further above its target is no fair one
@@ -56,11 +59,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: the multiply-adds that all candidates were brought to, each with its score, and the one accepted."""
+    """One step.
+
+    Attributes:
+        target: The multiply-adds that all candidates were brought to.
+        candidates: What was tried.
+        accepted: The best of them.
+        changes: What made its net out of the first one, this step included.
+    """
 
     target: int
     candidates: tuple[Candidate, ...]
     accepted: Candidate
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,11 @@ class Enlarged:
     macs: int
     steps: tuple[Step, ...]
 
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What made the net, for ``candidates.rebuilt``; plain JSON types."""
+        return self.steps[-1].changes if self.steps else ()
+
 
 def enlarge(
     model: nn.Module,
@@ -94,6 +110,7 @@ def enlarge(
     pixels: int = 8,
     seed: int = 0,
     on_score: Callable[[Candidate], object] | None = None,
+    on_step: Callable[[int, int, int], object] | None = None,
 ) -> Enlarged:
     """Grows a model to a budget of multiply-adds ([GNE], algorithm 1).
 
@@ -102,7 +119,8 @@ def enlarge(
         macs: Multiply-adds of one image that the net may have at the end.
         evaluate: Called with a net and the side of its images; returns a score, or a score and a state_dict, from which
             the net then goes on (inherited weights).
-        step: By how much multiply-adds grow in a step: 0.25 for a quarter.
+        step: By about how much multiply-adds grow in a step: 0.25 for a quarter. Steps are of one size, such that the
+            last one ends at the budget.
         dims: What may be enlarged, of ``width``, ``depth`` and ``resolution``.
         executor: Where candidates are evaluated: one of ``concurrent.futures``, or anything with a ``submit`` that
             returns futures; or a function that makes one, which is called again when its workers die. None evaluates in
@@ -115,6 +133,8 @@ def enlarge(
         pixels: The side of the images grows by multiples of this.
         seed: Of all that is drawn.
         on_score: Called with each candidate as its score comes in.
+        on_step: Called as a step begins: with its number from 1 on, how many candidates it has, and how many of these
+            are in the journal.
 
     Returns:
         The grown net and the chain of accepted steps.
@@ -135,16 +155,32 @@ def enlarge(
         >>> [str(step.accepted.move) for step in found.steps]
         ['width of blocks.0.body.project.conv']
     """
-    checked_model(model)
     _check(step, dims, pixels, macs)
+    net = starting_net(model, macs, dims, example_inputs)
+    with ExitStack() as stack:
+        search = _fingerprint(net, macs, step, dims, preserve, pixels, seed, getattr(evaluate, "fingerprint", ""))
+        book = Journal(Path(journal) if journal is not None else None, search)
+        workers = _Workers(executor, stack)
+        return _Search(net, macs, evaluate, step, dims, workers, book, preserve, pixels, seed, on_score, on_step).run()
+
+
+def starting_net(model: nn.Module, macs: int, dims: Sequence[str], example_inputs: Any = None) -> Net:
+    """What a search starts from.
+
+    Raises:
+        InputError: the budget is below what the model has.
+        PlanError: nothing of it can be enlarged.
+    """
+    checked_model(model)
     net = net_of(model, resolve_inputs(model, example_inputs))
     if macs < net.macs:
         raise InputError(f"macs={macs:,} is below what {type(model).__name__} has: {net.macs:,} for one image")
-    with ExitStack() as stack:
-        search = _fingerprint(net, macs, step, dims, preserve, pixels, seed)
-        book = Journal(Path(journal) if journal is not None else None, search)
-        workers = _Workers(executor, stack)
-        return _Search(net, macs, evaluate, step, dims, workers, book, preserve, pixels, seed, on_score).run()
+    if not moves_of(net, dims):
+        raise PlanError(
+            f"{type(model).__name__} has nothing that could be enlarged in {', '.join(dims)}: see "
+            "netaug_fx.inspect(model) for its groups and why widths stay"
+        )
+    return net
 
 
 def _check(step: float, dims: Sequence[str], pixels: int, macs: int) -> None:
@@ -179,16 +215,17 @@ class _Search:
         pixels: int,
         seed: int,
         on_score: Callable[[Candidate], object] | None,
+        on_step: Callable[[int, int, int], object] | None,
     ) -> None:
         self.net, self.macs, self.evaluate, self.step, self.dims = net, macs, evaluate, step, dims
-        self.workers, self.journal, self.on_score = workers, journal, on_score
+        self.workers, self.journal, self.on_score, self.on_step = workers, journal, on_score, on_step
         self.preserve, self.pixels, self.seed = preserve, pixels, seed
 
     def run(self) -> Enlarged:
         steps: list[Step] = []
         net = self.net
-        while net.macs * (1 + self.step / 2) <= self.macs:
-            target = min(self.macs, round(net.macs * (1 + self.step)))
+        while left := round(math.log(self.macs / net.macs) / math.log(1 + self.step)):
+            target = round(net.macs * (self.macs / net.macs) ** (1 / left))
             net, done = self._step(len(steps), net, target)
             steps.append(done)
         return Enlarged(net.model, net.resolution, net.macs, tuple(steps))
@@ -202,17 +239,11 @@ class _Search:
         weights = self.journal.weights(number, str(best.move))
         if weights is not None:
             accepted.model.load_state_dict(weights)
-        return accepted, Step(target, tried, best)
+        return accepted, Step(target, tried, best, accepted.changes)
 
     def _candidates(self, number: int, net: Net, target: int) -> Iterator[tuple[Move, Net]]:
-        moves = moves_of(net, self.dims)
-        if not moves:
-            raise PlanError(
-                f"{type(net.model).__name__} has nothing that could be enlarged in {', '.join(self.dims)}: see "
-                "netaug_fx.inspect(model) for its groups and why widths stay"
-            )
         found = 0
-        for move in moves:
+        for move in moves_of(net, self.dims):
             seed = self.seed + 1000 * number
             grown = enlarged(net, move, target, preserve=self.preserve, pixels=self.pixels, seed=seed)
             if grown is not None and net.macs < grown.macs <= _OVERSHOOT * target:
@@ -227,6 +258,8 @@ class _Search:
     def _scores(self, number: int, nets: Mapping[Move, Net]) -> dict[Move, float]:
         scores = {move: self.journal.score(number, str(move)) for move in nets}
         missing = {str(move): (move, nets[move]) for move, score in scores.items() if score is None}
+        if self.on_step is not None:
+            self.on_step(number + 1, len(nets), len(nets) - len(missing))
         jobs = {name: (net.model, net.resolution) for name, (_, net) in missing.items()}
         for name, score, weights, seconds in self.workers.evaluate(self.evaluate, jobs, self.seed):
             move, net = missing[name]
@@ -293,13 +326,17 @@ class _Workers:
             for name, (model, resolution) in jobs.items()
         }
         broken: BrokenExecutor | None = None
-        for name, future in _as_they_come(futures):
-            try:
-                score, saved, seconds = _guarded(name, future.result)
-            except BrokenExecutor as error:  # others may have finished before
-                broken = error
-                continue
-            yield name, score, None if saved is None else torch.load(io.BytesIO(saved), weights_only=True), seconds
+        try:
+            for name, future in _as_they_come(futures):
+                try:
+                    score, saved, seconds = _guarded(name, future.result)
+                except BrokenExecutor as error:  # others may have finished before
+                    broken = error
+                    continue
+                yield name, score, None if saved is None else torch.load(io.BytesIO(saved), weights_only=True), seconds
+        finally:
+            for future in futures.values():  # where one failed, or the user stops, those in the queue need not run
+                future.cancel()
         if broken is not None:
             raise broken
 

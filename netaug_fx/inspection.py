@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from netaug_fx.passes.infer import Analysis
 from netaug_fx.passes.leaves import LeafCall
 from netaug_fx.passes.plan import Plan
 from netaug_fx.passes.recorder import OpRecord
+from netaug_fx.passes.stages import Stage
 
 REMEDY = "docs/extending.md shows how to write one"
 
@@ -72,6 +73,7 @@ class Inspection:
         mixing: Where a statistic is taken across widths that grow, as operator and place in the code.
         growing_share: Share of weight matrices' elements that lie in a tensor with a dimension that grows, from 0 to 1.
         growing_share_of_macs: Share of multiply-adds in operators that cost more when the groups grow, from 0 to 1.
+        stages: Parts at one feature-map size, in the order in which they run; ``stages_table`` prints them.
     """
 
     model: str
@@ -85,9 +87,12 @@ class Inspection:
     growing_share_of_macs: float
     missing: tuple[MissingRule, ...] = ()
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    stages: tuple[Stage, ...] = ()
 
     @classmethod
-    def of(cls, model: nn.Module, analysis: Analysis, chosen: Plan, graph: nx.DiGraph[Any]) -> Inspection:
+    def of(
+        cls, model: nn.Module, analysis: Analysis, chosen: Plan, graph: nx.DiGraph[Any], stages: tuple[Stage, ...]
+    ) -> Inspection:
         """Gathers what the passes found."""
         mixing = dict.fromkeys(
             f"{m.op} in {m.module or '(model)'} at {m.location}"
@@ -106,6 +111,7 @@ class Inspection:
             growing_share_of_macs=growing_share_of_macs(analysis, chosen),
             missing=_missing_rules(model, analysis, chosen.pins),
             parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+            stages=stages,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +122,7 @@ class Inspection:
             "growing_share_of_macs": self.growing_share_of_macs,
             "groups": [asdict(group) for group in self.groups],
             "pins": [asdict(pin) for pin in self.pins],
+            "stages": self.stage_rows(),
             "edges": [
                 {"tensor": tensor[1], "group": group[1], **data} for tensor, group, data in self.graph.edges(data=True)
             ],
@@ -125,6 +132,28 @@ class Inspection:
             "missing": [{**asdict(each), "remedy": REMEDY} for each in self.missing],
             "parameters": {name: list(shape) for name, shape in self.parameters.items()},
         }
+
+    def stage_rows(self) -> list[dict[str, Any]]:
+        """The stages as plain JSON types, each with the widths of its streams and inner groups that can grow."""
+        widths = {group.name: group.width for group in self.groups}
+        return [
+            {
+                **asdict(stage),
+                "stream_widths": [widths[name] for name in stage.streams if name in widths],
+                "inner_widths": [widths[name] for name in stage.inner if name in widths],
+            }
+            for stage in self.stages
+        ]
+
+    def stages_table(self) -> str:
+        """The stages as lines of text: positions of their feature maps, widths, and blocks that can be repeated."""
+        rows = [("stage", "positions", "stream widths", "inner widths", "blocks that can be repeated")]
+        for row in self.stage_rows():
+            cells = (" + ".join(map(str, row[name])) or "-" for name in ("stream_widths", "inner_widths"))
+            rows.append((row["name"], str(row["positions"]), *cells, ", ".join(row["blocks"]) or "-"))
+        if len(rows) == 1:
+            return f"{self.model} has no stages: no width of it leads from layer to layer"
+        return "\n".join([f"{len(self.stages)} stages:", "", *_columns(rows)])
 
     def to_html(self, title: str | None = None) -> str:
         """A page that needs no other file: the table of groups, the net drawn with its groups, and what is pinned.
@@ -160,10 +189,7 @@ class Inspection:
             writers = group.writers[0] if group.writers else "-"
             more = f" +{len(group.writers) - 1}" if len(group.writers) > 1 else ""
             rows.append((group.name, group.kind, widths, writers + more, str(len(group.layers))))
-        columns = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip() for row in rows
-        ]
+        lines = _columns(rows)
         head = (
             f"{self.model}: {len(self.groups)} groups; {self.growing_share:.1%} of the weights and "
             f"{self.growing_share_of_macs:.1%} of the multiply-adds can grow"
@@ -211,6 +237,12 @@ class Inspection:
         yield from (f"  {each}" for each in pinning)
         if harmless := len(self.missing) - len(pinning):
             yield f"  {harmless} more, which pin nothing"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
 
 
 def _missing_rules(model: nn.Module, analysis: Analysis, pins: tuple[Pin, ...]) -> tuple[MissingRule, ...]:

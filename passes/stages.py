@@ -6,8 +6,9 @@ and the blocks in it that can be repeated. (Greedy Network Enlarging decides wid
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,11 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         inputs: The inputs that it was analysed on; run once, for the shapes that modules take and give.
     """
     groups = find_groups(model, analysis)
-    positions = _positions(analysis, groups, _batch(inputs))
+    written = list(_written(analysis, batch_of(inputs)))
+    positions: dict[Var, int] = {}
+    for var, _, size in written:
+        if var in groups:
+            positions.setdefault(var, size)
     streams = [var for var, group in groups.items() if group.kind == STREAM and var in positions]
     parts: list[list[Var]] = []
     for var in streams:
@@ -66,7 +71,7 @@ def find_stages(model: nn.Module, analysis: Analysis, inputs: Inputs) -> tuple[S
         else:
             parts.append([var])
     inner = _inner_of(analysis, groups, parts)
-    blocks = _blocks_of(model, inputs, parts, groups)
+    blocks = _blocks_of(model, inputs, parts, positions, written)
     return tuple(
         Stage(
             groups[part[0]].name,
@@ -83,25 +88,22 @@ def _once(group: Group) -> bool:
     return len(group.writers) == 1
 
 
-def _batch(inputs: Inputs) -> int:
-    return next(t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
+def batch_of(inputs: Inputs) -> int:
+    """How many images the inputs hold: the first size of the first tensor."""
+    sizes = (t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim())
+    return max(next(sizes, 1), 1)
 
 
-def _positions(analysis: Analysis, groups: Mapping[Var, Group], batch: int) -> dict[Var, int]:
-    """Where each width is first written: how many positions of an image have these channels."""
-    found: dict[Var, int] = {}
+def _written(analysis: Analysis, batch: int) -> Iterator[tuple[Var, str, int]]:
+    """What convolutions, linear layers and products write, as it runs: width, module, and positions of an image."""
     for record in analysis.operators[False]:
         if getattr(record.func, "overloadpacket", None) not in flop_registry:
             continue
         dims, shape = record.dims[0], record.shapes[0]
         for index, dim in enumerate(dims):
+            positions = math.prod((*shape[:index], *shape[index + 1 :])) // batch
             for var in channels.variables(dim):
-                if var in groups and var not in found:
-                    others = 1
-                    for size in (*shape[:index], *shape[index + 1 :]):
-                        others *= size
-                    found[var] = max(others // batch, 1)
-    return found
+                yield var, record.module, max(positions, 1)
 
 
 def _inner_of(analysis: Analysis, groups: Mapping[Var, Group], parts: list[list[Var]]) -> dict[int, list[Var]]:
@@ -136,14 +138,20 @@ def _first_reached(var: Var, targets: Mapping[Var, list[Var]], stage_of: Mapping
 
 
 def _blocks_of(
-    model: nn.Module, inputs: Inputs, parts: list[list[Var]], groups: Mapping[Var, Group]
+    model: nn.Module,
+    inputs: Inputs,
+    parts: list[list[Var]],
+    positions: Mapping[Var, int],
+    written: Sequence[tuple[Var, str, int]],
 ) -> dict[int, list[str]]:
-    """Repeatable blocks by stage: those that write a stream of it."""
-    repeatable = repeatable_blocks(model, inputs)
+    """Repeatable blocks by the stage that they write last, at its own size: a gate writes it at another."""
+    stage_of = {var: number for number, part in enumerate(parts) for var in part}
+    writing = [(f"{path}.", stage_of[v]) for v, path, size in written if v in stage_of and size == positions[v]]
     found: dict[int, list[str]] = defaultdict(list)
-    for number, part in enumerate(parts):
-        writers = {path for var in part for path in groups[var].writers}
-        found[number] = [path for path in repeatable if any(writer.startswith(f"{path}.") for writer in writers)]
+    for block in repeatable_blocks(model, inputs):
+        stages = [number for path, number in writing if path.startswith(f"{block}.")]
+        if stages:
+            found[stages[-1]].append(block)
     return found
 
 
@@ -151,10 +159,11 @@ def repeatable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Paths of modules that another of their kind can follow, in order.
 
     The outermost modules of a class of the user's own, with at least two weight matrices, that are called once with one
-    tensor and give one of the same shape; where such a module holds several of one class side by side, these.
+    tensor and give one of the same shape; where such a module holds several of one class in a list, these.
     """
     candidates = {path: type(module) for path, module in _keeping_shape(model, inputs)}
-    holders = {path for path in candidates if _holds_several(path, candidates)}
+    lists = {path for path, module in model.named_modules() if isinstance(module, (nn.Sequential, nn.ModuleList))}
+    holders = {path for path in candidates if _holds_several(path, candidates, lists)}
     chosen: list[str] = []
     for path in candidates:
         outer = any(path.startswith(f"{other}.") for other in chosen)
@@ -163,12 +172,15 @@ def repeatable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _holds_several(path: str, candidates: Mapping[str, type]) -> bool:
-    """Whether at least two candidates of one class stand side by side below a module."""
+def _holds_several(path: str, candidates: Mapping[str, type], lists: Set[str]) -> bool:
+    """Whether at least two candidates of one class stand in one list below a module.
+
+    Under names of their own they are parts of a block, such as the first and the last layers of a bottleneck.
+    """
     within = Counter(
         (other.rpartition(".")[0], cls) for other, cls in candidates.items() if other.startswith(f"{path}.")
     )
-    return any(count > 1 for count in within.values())
+    return any(count > 1 for (above, _), count in within.items() if above in lists)
 
 
 def _keeping_shape(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, nn.Module]]:

@@ -47,7 +47,7 @@ def test_every_python_block_runs_and_prints_what_is_shown(tmp_path: Path, monkey
 
 def test_every_verb_is_shown() -> None:
     shown = {line.split()[1] for line in _shell_lines("netaug-fx")}
-    assert shown == {"train", "evolve", "finetune", "inspect", "count", "verify", "export"}
+    assert shown == {"train", "evolve", "enlarge", "finetune", "inspect", "count", "verify", "export"}
 
 
 @pytest.mark.parametrize("line", _shell_lines("netaug-fx"))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import typer
 
-from netaug_fx.training import model_verbs, training_verbs
+from netaug_fx.training import enlarge_verb, model_verbs, training_verbs
 
 VERBS: dict[Callable[..., None], str] = {
     training_verbs.train: "netaug-fx train --data path/to/images --model mobilenet_v2_tiny --epochs 20",
     training_verbs.evolve: "netaug-fx evolve --data path/to/images --model resnet18 --keep 0.5 --generations 5",
+    enlarge_verb.enlarge: "netaug-fx enlarge --data path/to/images --model ghostnet --times 4 --jobs 4",
     training_verbs.finetune: "netaug-fx finetune runs/pretrained/tiny.safetensors --data path/to/images --epochs 50",
     model_verbs.inspect: "netaug-fx inspect mobilenet_v2_tiny --html groups.html",
     model_verbs.count: "netaug-fx count mobilenet_v2_tiny --image-size 144",
@@ -20,8 +21,8 @@ VERBS: dict[Callable[..., None], str] = {
 
 app = typer.Typer(
     name="netaug-fx",
-    help="Train a tiny net inside a wider one that shares its weights (Network Augmentation), or in generations that "
-    "hand on a part of it (Knowledge Evolution), and deploy the small net.",
+    help="Train a tiny net inside a wider one that shares its weights (Network Augmentation), or a net in generations "
+    "that hand on a part of it (Knowledge Evolution), or grow one to a budget (Greedy Network Enlarging).",
     epilog="Start with: netaug-fx train. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

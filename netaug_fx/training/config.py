@@ -25,6 +25,7 @@ from netaug_fx.training.settings import (
     ModelConfig,
     NetAugConfig,
     OptimConfig,
+    SearchConfig,
     SplitConfig,
     TrackingConfig,
 )
@@ -51,6 +52,15 @@ FLAGS = {
     "evolve.generations": "--generations",
     "evolve.loss": "--loss",
     "evolve.control": "--control",
+    "enlarge.times": "--times",
+    "enlarge.macs": "--macs",
+    "enlarge.step": "--step",
+    "enlarge.dims": "--dims",
+    "enlarge.epochs": "--trial-epochs",
+    "enlarge.inherit": "--inherit",
+    "enlarge.journal": "--journal",
+    "enlarge.compare": "--compare",
+    "jobs": "--jobs",
     "arms": "--arms",
     "seed": "--seed",
     "opset": "--opset",
@@ -140,6 +150,23 @@ class EvolveConfig(RunConfig):
             )
         if self.optim.mixup and self.evolve.loss != "labels":
             raise ValueError(f"optim.mixup leaves images of no one class, which evolve.loss: {self.evolve.loss} needs")
+        return self
+
+
+class EnlargeConfig(RunConfig):
+    """The settings of ``netaug-fx enlarge``; candidates and nets at the end have the same ``optim``, but for epochs."""
+
+    verb: ClassVar[str] = "enlarge"
+
+    enlarge: SearchConfig = Field(default=SearchConfig(), description="Greedy Network Enlarging.")
+    jobs: int = Field(
+        default=1, ge=1, description="Processes that train candidates side by side; scores are the same for any number."
+    )
+
+    @model_validator(mode="after")
+    def _averages_are_out(self) -> EnlargeConfig:
+        if self.optim.average is not None:
+            raise ValueError("optim.average is for netaug-fx train: short trainings end before an average means much")
         return self
 
 

@@ -29,12 +29,12 @@ def inspect(
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also draw the groups on a page.")] = None,
 ) -> None:
-    """Show a model's channel groups: which widths may grow, what they tie together, and what is pinned and why."""
+    """Show a model's channel groups (what grows, what is tied together, what is pinned and why) and its stages."""
     import netaug_fx
 
     net, image = _net_and_image(model, num_classes, in_channels, image_size)
     inspection = netaug_fx.inspect(net, parse_ratio(ratio), example_inputs=image, pin=tuple(pin or ()))
-    typer.echo(str(inspection))
+    typer.echo(f"{inspection}\n\n{inspection.stages_table()}")
     _write_json(inspection.to_dict(), json_file)
     _write(html, lambda: inspection.to_html(model))
 
@@ -114,6 +114,7 @@ def _net_from_weights(
     weights: Path, name: str | None, num_classes: int | None, in_channels: int | None, image_size: int | None
 ) -> tuple[nn.Module, nn.Module, Tensor | None]:
     """The net with the file's weights, the same net without them, and images for it."""
+    from netaug_fx.candidates import rebuilt
     from netaug_fx.training.checkpoint import load_weights, put_weights
     from netaug_fx.training.model_loading import load_cut
 
@@ -129,6 +130,11 @@ def _net_from_weights(
     net, original = (
         load_cut(name, cuts, image, num_classes=classes, in_channels=channels, kwargs=kwargs).eval() for _ in range(2)
     )
+    if "enlarged" in facts:  # of a net that `enlarge` grew
+        _, first = _net_and_image(name, classes, channels, facts["enlarged"]["image_size"])
+        net, original = (
+            rebuilt(small, facts["enlarged"]["changes"], example_inputs=first).eval() for small in (net, original)
+        )
     put_weights(net, tensors, weights, name)
     return net, original, image
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from netaug_fx.training.config import EvolveConfig, TrainConfig, setting_names
+from netaug_fx.training.config import EnlargeConfig, EvolveConfig, TrainConfig, setting_names
 from netaug_fx.training.recipes import recipe_names
 
-_HELP = dict(setting_names(TrainConfig)) | dict(setting_names(EvolveConfig))
+_HELP = {name: text for kind in (EnlargeConfig, EvolveConfig, TrainConfig) for name, text in setting_names(kind)}
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Zoo name, timm:NAME, or path/to/file.py:function.")]
 WeightsFile = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A .safetensors file, or a .pt state_dict.")]

@@ -28,6 +28,7 @@ def inspection_page(inspection: Inspection, title: str) -> str:
             groups=[dataclasses.asdict(group) for group in inspection.groups],
             pins=[dataclasses.asdict(pin) for pin in inspection.pins],
             missing=[dataclasses.asdict(each) for each in inspection.missing],
+            stages=inspection.stage_rows(),
             picture=draw_layers(layers, inspection.groups, inspection.pins),
         )
     )

@@ -117,13 +117,17 @@ def _axes(label: str, phase_change: int | None) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure, salt: str) -> str:
+    return svg_of(figure, f"{salt} by epoch", salt)
+
+
+def svg_of(figure: Figure, label: str, salt: str = "") -> str:
     """The figure as an SVG element without prolog, date or fixed size; ``salt`` keeps ids of two figures apart."""
     stream = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt}):
+    with mpl.rc_context({"svg.hashsalt": salt or label}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    return f'{head} class="plot" role="img" aria-label="{salt} by epoch">{rest}'
+    return f'{head} class="plot" role="img" aria-label="{label}">{rest}'

@@ -16,8 +16,8 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Say something once."""
 
-    def start_arm(self, arm: str, *, total: int, done: int) -> None:
-        """An arm of ``total`` steps starts, or goes on after ``done``."""
+    def start_arm(self, arm: str, *, total: int, done: int, unit: str = "step") -> None:
+        """An arm of ``total`` steps, or other units, starts, or goes on after ``done``."""
 
     def advance(self) -> None:
         """One step is done."""
@@ -48,7 +48,7 @@ class Silent:
     def message(self, text: str) -> None:
         """Say nothing."""
 
-    def start_arm(self, arm: str, *, total: int, done: int) -> None:
+    def start_arm(self, arm: str, *, total: int, done: int, unit: str = "step") -> None:
         """Say nothing."""
 
     def advance(self) -> None:
@@ -68,10 +68,10 @@ class Lines(Silent):
         """Print ``text`` as one line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def start_arm(self, arm: str, *, total: int, done: int) -> None:
+    def start_arm(self, arm: str, *, total: int, done: int, unit: str = "step") -> None:
         """Say how long the arm is and where it starts."""
-        resumed = f", resuming after step {done}" if done else ""
-        self.message(f"{arm}: {total} steps{resumed}")
+        resumed = f", resuming after {unit} {done}" if done else ""
+        self.message(f"{arm}: {total} {unit}s{resumed}")
 
     def end_epoch(self, arm: str, row: dict[str, float], epochs: int) -> None:
         """Print the metrics of an epoch."""
@@ -106,7 +106,7 @@ class TerminalBar(Silent):
         """Print ``text`` above the bars."""
         self.bar.console.print(text, highlight=False, markup=False)
 
-    def start_arm(self, arm: str, *, total: int, done: int) -> None:
+    def start_arm(self, arm: str, *, total: int, done: int, unit: str = "step") -> None:
         """Add the arm's bar."""
         self.task = self.bar.add_task(arm, total=total, completed=done, metrics="")
 

@@ -109,10 +109,11 @@ def settings_of(folder: Path, kind: type[Config]) -> Config:
     file = folder / "config.yaml"
     if not file.is_file():
         raise RunError(
-            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train` "
-            "or `netaug-fx evolve` wrote."
+            f"--resume {folder}: this is no run folder, it has no config.yaml. Give a folder that `netaug-fx train`, "
+            "`evolve` or `enlarge` wrote."
         )
-    verb = "evolve" if "evolve" in read_settings(file) else "train"  # the file has all sections
+    sections = read_settings(file)  # all of them are in the file
+    verb = next((name for name in ("evolve", "enlarge") if name in sections), "train")
     if verb != kind.verb:
         raise RunError(
             f"--resume {folder}: this is a run of `netaug-fx {verb}`. Continue it with netaug-fx {verb} "

@@ -165,6 +165,64 @@ class SplitConfig(Section):
     )
 
 
+class SearchConfig(Section):
+    """Greedy Network Enlarging (Liu et al., arXiv 2108.00177): how far the net grows, and how candidates are judged."""
+
+    times: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="Multiply-adds at the end, as a multiple of the net's own. Unset: 4, or `macs`."
+    )
+    macs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Multiply-adds of one image at the end, instead of `times`."
+    )
+    step: float = Field(default=0.5, gt=0, description="By about how much multiply-adds grow in a step: 0.5 for half.")
+    dims: list[Literal["width", "depth", "resolution"]] = Field(
+        default=["width", "depth", "resolution"],
+        min_length=1,
+        description="What may be enlarged: `width` and `depth` of each stage, `resolution` of the images.",
+    )
+    epochs: int = Field(default=8, ge=1, description="Passes over the training images for each candidate.")
+    hold_out: float = Field(
+        default=0.2, gt=0, lt=1, description="Part of each class's training images that candidates are judged by."
+    )
+    inherit: bool = Field(
+        default=False,
+        description="Candidates go on from the weights that the step before left, instead of from untrained ones.",
+    )
+    preserve: bool = Field(
+        default=False, description="New blocks start as identities and new channels as copies, instead of fresh."
+    )
+    pixels: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="The side of the images grows by multiples of this. Unset: 8 at 224 pixels, 1 below 56.",
+    )
+    journal: str | None = Field(
+        default=None, description="File that keeps every candidate's score. Unset: `journal.jsonl` in the run folder."
+    )
+    compare: bool = Field(
+        default=True,
+        description="Also scale the net by width alone and by compound scaling to the same multiply-adds, and train "
+        "both likewise.",
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> SearchConfig:
+        if self.times is not None and self.macs is not None:
+            raise ValueError(
+                "enlarge.times (--times) and enlarge.macs (--macs) are two ways to say one thing; give one"
+            )
+        if len(set(self.dims)) != len(self.dims):
+            raise ValueError(f"enlarge.dims (--dims) names one thing twice: {', '.join(self.dims)}")
+        return self
+
+    def budget(self, base: int) -> int:
+        """Multiply-adds at the end, for a net that has ``base``."""
+        return self.macs if self.macs is not None else round((self.times or 4.0) * base)
+
+    def pixels_at(self, side: int) -> int:
+        """The step in which images grow."""
+        return self.pixels or max(1, side // 28)
+
+
 class KeepConfig(Section):
     """What is written while a run goes on."""
 

@@ -61,15 +61,15 @@ def train(
 
     Without options: a very small net on scikit-learn's handwritten digits, in about a minute.
     """
-    overrides = _given(locals())
+    overrides = given(locals())
     from netaug_fx.training import run
 
     if resume is None:
         folder = run.start(load_config(TrainConfig, config, overrides), out)
     else:
-        _resume_alone(overrides, config, out)
+        resume_alone(overrides, config, out)
         folder = run.resume(resume)
-    _exit_by_verification(folder)
+    exit_by_verification(folder)
 
 
 def evolve(
@@ -97,15 +97,15 @@ def evolve(
 
     Without options: a ResNet-20 on scikit-learn's handwritten digits, in minutes.
     """
-    overrides = _given(locals())
+    overrides = given(locals())
     from netaug_fx.training import evolve_run
 
     if resume is None:
         folder = evolve_run.start(load_config(EvolveConfig, config, overrides), out)
     else:
-        _resume_alone(overrides, config, out)
+        resume_alone(overrides, config, out)
         folder = evolve_run.resume(resume)
-    _exit_by_verification(folder)
+    exit_by_verification(folder)
 
 
 def finetune(
@@ -137,7 +137,7 @@ def finetune(
 
     Continue an interrupted run with: netaug-fx train --resume RUN.
     """
-    overrides = _given(locals())
+    overrides = given(locals())
     from netaug_fx.training import run
     from netaug_fx.training.checkpoint import load_weights
 
@@ -155,7 +155,7 @@ def finetune(
     settings = load_config(TrainConfig, config, overrides | {"model.name": name, "model.weights": str(file)}, defaults)
     if not settings.data.name:
         raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
-    _exit_by_verification(run.start(settings, out))
+    exit_by_verification(run.start(settings, out))
 
 
 def parse_ratio(text: str) -> Any:
@@ -179,12 +179,12 @@ def parse_ratio(text: str) -> Any:
     return factors[0] if len(factors) == 1 else factors
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were given on the command line: a verb's arguments are called as their flags are."""
     named = {name: options.get(flag.removeprefix("--").replace("-", "_")) for name, flag in FLAGS.items()}
     overrides = {name: value for name, value in named.items() if value is not None}
-    if "arms" in overrides:
-        overrides["arms"] = overrides["arms"].split(",")
+    for name in {"arms", "enlarge.dims"} & overrides.keys():
+        overrides[name] = overrides[name].split(",")
     if "netaug.ratio" in overrides:
         overrides["netaug.ratio"] = parse_ratio(overrides["netaug.ratio"])
     return overrides
@@ -196,12 +196,18 @@ def _delivered(run: Path) -> Path:
     return next((run / name for name in names if (run / name).is_file()), run / names[0])
 
 
-def _exit_by_verification(folder: Path) -> None:
+def exit_by_verification(folder: Path) -> None:
+    """Ends the command with code 1 where the run's verification failed."""
     if not json.loads((folder / "report.json").read_text(encoding="utf-8"))["verification"]["passed"]:
         raise typer.Exit(1)
 
 
-def _resume_alone(overrides: dict[str, Any], config: Path | None, out: Path | None) -> None:
+def resume_alone(overrides: dict[str, Any], config: Path | None, out: Path | None) -> None:
+    """Refuses settings beside ``--resume``.
+
+    Raises:
+        RunError: there are some.
+    """
     if overrides or config is not None or out is not None:
         raise RunError(
             "--resume continues a run with its own settings and folder; leave the other options away, or start "

@@ -34,7 +34,7 @@ def test_conv_norm_act_keeps_or_halves_the_size_rounding_up(kernel: int, stride:
 
 def test_inverted_residual_with_a_zeroed_body_is_its_shortcut() -> None:
     x = torch.randn(2, 8, 6, 6)
-    block = InvertedResidual(8, 8, inner=24, squeeze=True, shortcut=True).eval()
+    block = InvertedResidual(8, 8, inner=24, squeeze=lambda _, inner: SqueezeExcite(inner), shortcut=True).eval()
     nn.init.zeros_(block.body.project.norm.weight)
     assert torch.equal(block(x), x)
     block.shortcut = False
@@ -62,6 +62,12 @@ def test_squeeze_excite_width_and_range(channels: int, hidden: int) -> None:
     y = gate(x)
     assert y.shape == x.shape
     assert ((y >= 0) & (y <= x)).all()
+
+
+def test_squeeze_excite_takes_another_width_and_activations() -> None:
+    gate = SqueezeExcite(24, 6, nn.SiLU, nn.Sigmoid)
+    assert gate.reduce.out_channels == 6
+    assert [type(module) for module in (gate.act, gate.gate)] == [nn.SiLU, nn.Sigmoid]
 
 
 def test_stages_from_ratios_multiplies_the_width_that_feeds_each_block() -> None:

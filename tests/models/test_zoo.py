@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netaug_fx import models
 from netaug_fx.errors import InputError
+from netaug_fx.models.blocks import SqueezeExcite
+from netaug_fx.models.ghostnet import GhostModule
 
 # name, resolution, MACs in millions (recomputed from the published definitions), parameters in millions
 TARGETS = [
@@ -21,6 +23,8 @@ TARGETS = [
 RESNETS = [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)]
 # He et al., arXiv 1512.03385, table 6, rounds to 0.27M and 0.85M without the weights of strided shortcuts.
 SMALL_RESNETS = [("resnet20", 272_474, 40_813_184), ("resnet56", 855_770, 125_747_840)]
+# Bases to be enlarged. Tan and Le, arXiv 1905.11946, table 2: 0.39B and 5.3M; Han et al., arXiv 1911.11907: 141M, 5.2M.
+BASES = [("ghostnet", 5_182_508, 141_150_512), ("efficientnet_b0", 5_288_548, 385_814_752)]
 NAMES = models.names()
 
 
@@ -49,7 +53,8 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def test_the_registry_holds_the_zoo_and_nothing_else() -> None:
-    expected = {name for name, *_ in TARGETS} | {name for name, *_ in [*RESNETS, *SMALL_RESNETS]} | {"digits_net"}
+    others = [*RESNETS, *SMALL_RESNETS, *BASES]
+    expected = {name for name, *_ in TARGETS} | {name for name, *_ in others} | {"digits_net"}
     assert set(NAMES) == expected
     assert expected <= set(models.__all__)
 
@@ -75,6 +80,32 @@ def test_resnets_for_small_images_have_their_counts(name: str, parameters: int, 
     assert model.example_input_shape == (3, 32, 32)
     assert count_parameters(model) == parameters
     assert count_macs(model) == macs
+
+
+@pytest.mark.parametrize(("name", "parameters", "macs"), BASES)
+def test_bases_to_be_enlarged_have_the_published_counts(name: str, parameters: int, macs: int) -> None:
+    model = models.create(name)
+    assert model.example_input_shape == (3, 224, 224)
+    assert count_parameters(model) == parameters
+    assert count_macs(model) == macs
+
+
+def test_gates_of_the_bases_have_the_hidden_widths_of_their_papers() -> None:
+    gates = {
+        name: [m.reduce.out_channels for m in models.create(name).modules() if isinstance(m, SqueezeExcite)]
+        for name in ("ghostnet", "efficientnet_b0")
+    }
+    assert gates["ghostnet"] == [20, 32, 120, 168, 168, 240, 240]
+    assert gates["efficientnet_b0"] == [8, 4, 6, 6, 10, 10, 20, 20, 20, 28, 28, 28, 48, 48, 48, 48]
+
+
+def test_half_of_a_ghost_modules_channels_are_filters_on_the_other_half() -> None:
+    module = GhostModule(6, 8, activation=False).eval()
+    x = torch.randn(2, 6, 5, 5)
+    y = module(x)
+    assert y.shape == (2, 8, 5, 5)
+    assert torch.equal(y[:, 4:], module.cheap(y[:, :4]))
+    assert torch.equal(y[:, :4], module.primary(x))
 
 
 def test_depths_that_three_stages_cannot_have_are_refused() -> None:

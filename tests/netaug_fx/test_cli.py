@@ -26,7 +26,7 @@ from torch import nn
 def make(num_classes=10, in_channels=1):
     return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))
 """
-VERBS = ["train", "inspect", "count", "verify", "export"]
+VERBS = ["train", "evolve", "enlarge", "inspect", "count", "verify", "export"]
 
 
 def call(*words: object) -> int:

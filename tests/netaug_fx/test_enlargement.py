@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 import netaug_fx
+from netaug_fx.candidates import rebuilt
 from netaug_fx.enlargement import Candidate, Enlarged, enlarge
 from netaug_fx.errors import CheckpointError, InputError, PlanError, RunError
 from netaug_fx.models import ResNetCifar
@@ -133,6 +135,53 @@ def test_trained_weights_are_inherited(tmp_path: Path, kept: bool) -> None:
     if kept:
         again = search(Counted(fails_at=1), preserve=True, dims=["depth"], **options)
         assert torch.equal(again.model.get_parameter("fc.bias"), weight)
+
+
+def test_a_grown_net_is_made_anew_by_its_changes() -> None:
+    begun: list[tuple[int, int, int]] = []
+    found = search(on_step=lambda *numbers: begun.append(numbers))
+    assert begun == [(number + 1, len(step.candidates), 0) for number, step in enumerate(found.steps)]
+    changes = json.loads(json.dumps(found.changes))
+    anew = rebuilt(net(), changes, example_inputs=X)
+    anew.load_state_dict(found.model.state_dict())
+    assert torch.equal(anew.eval()(X), found.model.eval()(X))
+    with pytest.raises(InputError, match="no group 'conv9': these changes are of another model"):
+        rebuilt(net(), [{"widths": {"conv9": 20}}], example_inputs=X)
+
+
+CALLS: list[int] = []
+RELEASE = Event()
+
+
+def fails_first(model: nn.Module, resolution: int) -> float:
+    CALLS.append(resolution)
+    if len(CALLS) == 1:
+        raise ValueError("no more memory")
+    RELEASE.wait(10)
+    return 0.0
+
+
+def test_candidates_in_the_queue_do_not_run_once_one_has_failed() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(RunError, match="evaluate failed on width of conv1: ValueError"):
+            search(fails_first, times=2.0, executor=threads)
+        RELEASE.set()
+    assert len(CALLS) <= 2, "the one that failed, and one that was under way"
+
+
+def test_a_journal_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    search(Named("one"), journal=journal, times=2.0)
+    with pytest.raises(CheckpointError, match="journal of another search"):
+        search(Named("two"), journal=journal, times=2.0)
+
+
+class Named:
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def __call__(self, model: nn.Module, resolution: int) -> float:
+        return like_depth(model, resolution)
 
 
 def test_threads_and_processes_give_what_one_process_gives() -> None:

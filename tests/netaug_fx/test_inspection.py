@@ -52,6 +52,22 @@ def test_the_growing_share_counts_weight_matrices(inspection: Inspection) -> Non
     assert inspection.growing_share == pytest.approx((stem + middle) / (stem + middle + head))
 
 
+def test_stages_are_shown(inspection: Inspection) -> None:
+    net = netaug_fx.models.digits_net()
+    shown = netaug_fx.inspect(net, 2)
+    second = json.loads(json.dumps(shown.to_dict()))["stages"][1]
+    assert (second["positions"], second["stream_widths"], second["inner_widths"]) == (64, [8], [24])
+    assert second["blocks"] == ["blocks.0", "blocks.1"]
+    lines = shown.stages_table().splitlines()
+    assert lines[0] == "4 stages:"
+    assert lines[4].split() == ["blocks.0.body.project.conv", "64", "8", "24", "blocks.0,", "blocks.1"]
+    assert 'id="stages"' in shown.to_html()
+    assert [(row["name"], row["blocks"]) for row in inspection.stage_rows()] == [("stem", ())]
+    flat = netaug_fx.inspect(nn.Linear(3, 2), 2, example_inputs=torch.zeros(2, 3))
+    assert "has no stages" in flat.stages_table()
+    assert 'id="stages"' not in flat.to_html()
+
+
 def test_it_is_plain_json(inspection: Inspection) -> None:
     told = json.loads(json.dumps(inspection.to_dict()))
     assert told["model"] == "Net"

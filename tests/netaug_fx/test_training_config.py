@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from netaug_fx.errors import InputError
-from netaug_fx.training.config import FLAGS, EvolveConfig, TrainConfig, load_config, setting_names
+from netaug_fx.training.config import FLAGS, EnlargeConfig, EvolveConfig, TrainConfig, load_config, setting_names
 
 
 def write(folder: Path, text: str) -> Path:
@@ -31,10 +31,11 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_a_description_and_a_default_and_every_flag_a_setting() -> None:
-    names = dict(setting_names(TrainConfig)) | dict(setting_names(EvolveConfig))
+    kinds = (TrainConfig, EvolveConfig, EnlargeConfig)
+    names = {name: text for kind in kinds for name, text in setting_names(kind)}
     assert all(names.values())
     assert set(FLAGS) <= set(names)
-    for kind in (TrainConfig, EvolveConfig):
+    for kind in kinds:
         assert kind() == kind.model_validate({})
 
 

@@ -42,6 +42,14 @@ def test_two_residual_groups_of_one_size_are_two_stages() -> None:
     assert len(everything) == len(set(everything))
 
 
+def test_gates_and_halves_of_a_block_are_no_blocks_of_a_stage() -> None:
+    ghost = stages_of(models.ghostnet(num_classes=4), torch.zeros(2, 3, 32, 32))
+    assert [stage.blocks for stage in ghost[:3]] == [("blocks.0",), ("blocks.2",), ("blocks.4",)]
+    efficient = stages_of(models.efficientnet_b0(num_classes=4), torch.zeros(2, 3, 32, 32))
+    assert [len(stage.blocks) for stage in efficient] == [0, 0, 1, 1, 2, 2, 3, 0]
+    assert [stage.positions for stage in efficient] == [256, 256, 64, 16, 4, 4, 1, 1]
+
+
 def test_layers_of_a_plain_net_between_two_poolings_are_one_stage() -> None:
     layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU()]
     layers += [nn.MaxPool2d(2), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

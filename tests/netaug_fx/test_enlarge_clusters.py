@@ -1,0 +1,51 @@
+"""Enlarging on local clusters of Dask and Ray, by the recipes of docs/enlarge.md, where these are installed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from netaug_fx.enlargement import Enlarged, enlarge
+from netaug_fx.models import digits_net
+
+PAGE = (Path(__file__).parents[2] / "docs" / "enlarge.md").read_text(encoding="utf-8")
+
+
+def evaluate(model: nn.Module, resolution: int) -> float:
+    return -sum(parameter.numel() for parameter in model.parameters()) - resolution / 1000
+
+
+def search(executor: Any) -> Enlarged:
+    torch.manual_seed(0)
+    return enlarge(digits_net(), macs=180_000, evaluate=evaluate, step=0.5, pixels=1, executor=executor)
+
+
+def recipe(word: str) -> str:
+    """The block of the page that imports from a library, up to its call of ``enlarge``."""
+    blocks = re.findall(r"^```py\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (text,) = (block for block in blocks if f"from {word}" in block or f"import {word}" in block)
+    return "".join(line for line in text.splitlines(keepends=True) if "netaug_fx.enlarge(" not in line)
+
+
+def test_dask_gives_what_one_process_gives() -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    names: dict[str, Any] = {}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        exec(recipe("dask").replace('"tcp://scheduler:8786"', f"'{local.scheduler_address}'"), names)
+        assert search(names["executor"]).steps == search(None).steps
+
+
+def test_ray_gives_what_one_process_gives() -> None:
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    names: dict[str, Any] = {}
+    program = recipe("ray").replace("ray.init()", "ray.init(num_cpus=1, include_dashboard=False)")
+    exec(program, names)
+    try:
+        assert search(names["RayExecutor"](num_cpus=1)).steps == search(None).steps
+    finally:
+        ray.shutdown()
