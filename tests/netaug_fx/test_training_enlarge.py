@@ -278,5 +278,5 @@ def test_a_net_without_stages_or_a_run_of_another_kind_is_refused(
         enlarge_run.start(flat, tmp_path / "run")
     with pytest.raises(RunError, match="no run folder"):
         enlarge_run.resume(tmp_path)
-    with pytest.raises(InputError, match="unknown setting"):
+    with pytest.raises(RunError, match="a run of `netaug-fx train`"):
         enlarge_run.resume(finished)
