@@ -8,6 +8,7 @@ target's outputs must come out again wherever extra-to-target weights are zero, 
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -84,10 +85,14 @@ class OriginalStatistics(TorchDispatchMode):
             self.path.pop()
 
         for path, module in self.net.named_modules():
-            self.handles.append(module.register_forward_pre_hook(lambda *_, path=path: self.path.append(path)))
+            enter = functools.partial(self._enter, path)
+            self.handles.append(module.register_forward_pre_hook(enter, prepend=True))  # before hooks that compute
             self.handles.append(module.register_forward_hook(leave))
         super().__enter__()
         return self
+
+    def _enter(self, path: str, *_: Any) -> None:
+        self.path.append(path)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
