@@ -23,9 +23,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import rows as rows_of
-from benchmarks.paired import paired, spread
+from benchmarks import seeds
 from benchmarks.rows import Row
+from benchmarks.seeds import paired, spread
 from netaug_fx.atomic import atomic_path
 from netaug_fx.training import enlarge_run
 from netaug_fx.training.config import EnlargeConfig, load_config
@@ -88,11 +88,6 @@ def settings(options: argparse.Namespace, seed: int) -> EnlargeConfig:
     )
 
 
-def name_of(config: EnlargeConfig) -> str:
-    """What a row is found again by: everything that decides a run."""
-    return json.dumps(config.model_dump(mode="json", exclude={"keep", "tracking", "opset", "jobs"}), sort_keys=True)
-
-
 def measure(config: EnlargeConfig) -> Row:
     """Runs one seed and keeps its figures."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +96,7 @@ def measure(config: EnlargeConfig) -> Row:
         trials = [json.loads(line)["seconds"] for line in (folder / "journal.jsonl").read_text().splitlines()[1:]]
     found: Row = {key: report[key] for key in ("path", "nets", "macs", "resolution", "changes", "versions", "seconds")}
     found |= {"candidates": len(trials), "search_seconds": round(sum(trials), 1)}
-    return {"name": name_of(config), "seed": config.seed, "verified": report["verification"]["passed"], **found}
+    return {"verified": report["verification"]["passed"], **found}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -157,16 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.seeds < 1 or not 0 < options.train_part < 1:
         raise SystemExit("--seeds must be at least 1, and --train-part between 0 and 1")
     configs = [settings(options, seed) for seed in range(options.seeds)]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for config in [] if options.table else configs:
-        if name_of(config) not in rows_of.read(options.out):
-            rows_of.add(options.out, measure(config))
-    known = rows_of.read(options.out)
-    rows = [known[name_of(config)] for config in configs if name_of(config) in known]
-    if not rows:
-        raise SystemExit(f"{options.out} has no rows of these settings; leave --table away to run them")
-    print(table(rows))
-    draw(rows, options.out.with_suffix(".svg"))
+    seeds.run(options, configs, measure, table, draw)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def _put_back_(now: dict[str, Any], was: dict[str, Any]) -> None:
     for name in [name for name in now if name not in was]:
         del now[name]
     for name, value in was.items():
-        if name not in _REGISTERED and now.get(name) is not value:
+        if name not in _REGISTERED and (name not in now or now[name] is not value):
             now[name] = value
 
 

@@ -222,7 +222,7 @@ def _other_numbers(record: OpRecord, args: Any, kwargs: Any) -> str:
     are sizes by their name.
     """
     if (constant := constant_of(record.func, args)) != record.constant:
-        return f"a tensor is made of {constant!r} when channels are added, where it was made of {record.constant!r}"
+        return f"a tensor is made of {constant} when channels are added, where it was made of {record.constant}"
     for name, was, now in _by_name(record, args, kwargs):
         kinds = float if name in _SIZES or record.func._schema.name in MOVING else (int, float)
         for before, after in zip(_numbers(was, kinds), _numbers(now, kinds), strict=False):

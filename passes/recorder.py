@@ -69,7 +69,7 @@ class OpRecord:
     dims: tuple[tuple[Type, ...], ...]
     mixes: tuple[Type, ...] = ()
     fault: str = ""
-    constant: Any = None  # the numbers of a small tensor that the forward made from them
+    constant: str = ""  # the numbers of a small tensor that the forward made from them
 
     @property
     def op(self) -> str:
@@ -178,7 +178,7 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results: list[Tensor],
         mixes: tuple[Type, ...],
         fault: str,
-        constant: Any = None,
+        constant: str = "",
     ) -> None:
         ctx = self.context
         if results:
@@ -260,12 +260,13 @@ class RuleMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return ""
 
 
-def constant_of(func: Any, args: tuple[Any, ...]) -> Any:
-    """The numbers that ``torch.tensor(...)`` was given in a forward; None for other operators, and for many numbers."""
+def constant_of(func: Any, args: tuple[Any, ...]) -> str:
+    """The numbers that ``torch.tensor(...)`` was given in a forward, as text, in which NaN is NaN; empty for other
+    operators, and for many numbers."""
     if func._schema.name not in _LIFTS or isinstance(args[0], FakeTensor) or args[0].numel() > _MANY:
-        return None
+        return ""
     with _disable_current_modes():
-        return args[0].tolist()
+        return repr(args[0].tolist())
 
 
 def _types_of(answer: RuleResult, rule: str, out: Any, results: list[Tensor]) -> list[Dims]:

@@ -142,6 +142,31 @@ def test_a_width_that_becomes_a_tensor_stays(how: Callable[[Tensor], Tensor]) ->
         netaug_fx.augment(MakesATensor(how), 3, example_inputs=torch.randn(2, 3))
 
 
+def test_a_constant_that_is_no_number_is_the_same_at_every_width() -> None:
+    model = MakesATensor(lambda x: torch.where(x > 1e9, torch.tensor(float("nan")), x))
+    assert grows(augmented(model, torch.randn(2, 3)), "a.weight")
+
+
+def test_an_attribute_that_was_none_and_is_deleted_comes_back() -> None:
+    class Forgets(Base):
+        note: Any
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.note = None
+
+        def between(self, x: Tensor) -> Tensor:
+            if hasattr(self, "note"):
+                del self.note
+            return x
+
+    supernet: Any = netaug_fx.augment(Forgets(), 3, example_inputs=torch.randn(2, 3))
+    with supernet.augmented():
+        supernet(torch.randn(2, 3))
+        assert "note" not in vars(supernet)
+    assert vars(supernet)["note"] is None
+
+
 # -- unusual classes -------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import enlarge
-from benchmarks.paired import paired, spread
+from benchmarks.seeds import paired, spread
 
 
 def row(seed: int, **accuracies: float) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_rows_are_found_again_by_what_decides_a_run(
 
     def measure(config: Any) -> dict[str, Any]:
         measured.append(config.seed)
-        return ROWS[config.seed] | {"name": enlarge.name_of(config)}
+        return ROWS[config.seed]
 
     monkeypatch.setattr(enlarge, "measure", measure)
     out = tmp_path / "rows.jsonl"

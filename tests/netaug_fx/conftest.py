@@ -12,6 +12,7 @@ import netaug_fx
 from netaug_fx.models import digits_net
 from netaug_fx.training import evolve_run, run
 from netaug_fx.training.config import EvolveConfig, TrainConfig, load_config
+from netaug_fx.training.data import Task, load_task
 from tests.netaug_fx.training_runs import EPOCHS, GENERATION_EPOCHS, GENERATIONS, NET
 
 
@@ -50,6 +51,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
             "netaug.ratio": 2.0,
         },
     )
+
+
+@pytest.fixture(scope="module")
+def task(config: TrainConfig) -> Task:
+    return load_task(config.data, config.seed)
 
 
 @pytest.fixture(scope="session")

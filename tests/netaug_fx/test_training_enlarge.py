@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import netaug_fx
 from netaug_fx.cli import main
@@ -25,7 +23,7 @@ from netaug_fx.training.enlarge_report import POOLED, size_name
 from netaug_fx.training.interrupt import Interrupted
 from netaug_fx.training.model_loading import load_model
 from netaug_fx.training.trial import Trial, trial_task
-from tests.netaug_fx.training_runs import at_step, rows_of
+from tests.netaug_fx.training_runs import interrupt_at_step, rows_of
 
 NET = """
 from torch import nn
@@ -141,12 +139,8 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 ) -> None:
     folder = tmp_path / "run"
 
-    def interrupt(sums: Tensor) -> Tensor:
-        os.kill(os.getpid(), signal.SIGINT)
-        return sums
-
     with monkeypatch.context() as patched:
-        at_step(patched, step, interrupt)
+        interrupt_at_step(patched, step)
         with pytest.raises(Interrupted, match="netaug-fx enlarge --resume"):
             enlarge_run.start(settings_of(overrides), folder)
     assert not (folder / "report.json").exists()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from netaug_fx.errors import CheckpointError, RunError
 from netaug_fx.training import evolve_run, run
@@ -20,8 +17,8 @@ from tests.netaug_fx.training_runs import (
     GENERATION_STEPS,
     GENERATIONS,
     assert_same_results,
-    at_step,
     changed,
+    interrupt_at_step,
     launch,
     without_seconds,
 )
@@ -36,12 +33,8 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 ) -> None:
     folder = tmp_path / "run"
 
-    def interrupt(sums: Tensor) -> Tensor:
-        os.kill(os.getpid(), signal.SIGINT)
-        return sums
-
     with monkeypatch.context() as patched:
-        at_step(patched, step, interrupt)
+        interrupt_at_step(patched, step)
         with pytest.raises(Interrupted, match="netaug-fx evolve --resume"):
             evolve_run.start(evolve_config, folder)
     assert not (folder / "report.json").exists()

@@ -21,6 +21,7 @@ from tests.netaug_fx.training_runs import (
     changed,
     checkpoint,
     environment,
+    interrupt_at_step,
     launch,
     rows_of,
 )
@@ -59,14 +60,10 @@ def test_an_interrupted_run_goes_on_from_the_very_step(
 ) -> None:
     folder = tmp_path / "stopped"
 
-    def interrupt(sums: Tensor) -> Tensor:
-        signal.raise_signal(signal.SIGINT)
-        return sums
-
     def stopped_after(arm: str, step: int) -> int:
         """Steps that the checkpoint holds after an interrupt in this step from where the run stands."""
         with monkeypatch.context() as patch:
-            at_step(patch, step, interrupt)
+            interrupt_at_step(patch, step)
             with pytest.raises(Interrupted, match=f"--resume {folder}"):
                 run.resume(folder) if folder.exists() else run.start(config, folder)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +12,16 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from netaug_fx.supernet import STATE_KEY
 from netaug_fx.training import engine
-from netaug_fx.training.config import RunConfig
+from netaug_fx.training.arm import Arm, build_net
+from netaug_fx.training.config import RunConfig, TrainConfig
+from netaug_fx.training.data import Task
+from netaug_fx.training.methods import method_of
+from netaug_fx.training.run_folder import accelerator_for
+from netaug_fx.training.teacher import load_teacher
 
 # A class of the user's own, and a norm behind global pooling: one image alone has no statistics there.
 NET = """
@@ -58,6 +65,25 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def make_arm(config: TrainConfig, task: Task, folder: Path, name: Any = "netaug") -> Arm:
+    net = build_net(config, task, name)
+    teacher = load_teacher(config.distill, task, torch.device("cpu"))
+    return Arm(name, config, task, accelerator_for(config), net, folder, method_of(net, config), teacher)
+
+
+def one_step(arm: Arm) -> Arm:
+    """The first step of the first epoch."""
+    next(engine._train_epoch(arm))
+    return arm
+
+
+def same_weights(a: nn.Module, b: nn.Module, tolerance: float = 0.0) -> bool:
+    """Whether parameters and statistics agree; how many widths were drawn so far is not looked at."""
+    other = b.state_dict()
+    values = {name: value for name, value in a.state_dict().items() if name != STATE_KEY}
+    return all(torch.allclose(value.float(), other[name].float(), atol=tolerance) for name, value in values.items())
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[Tensor], Tensor]) -> None:
     """Do something within step ``number`` of the run, counted from 1 over both arms."""
     gradients, calls = engine._gradients, []
@@ -68,6 +94,16 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[Tens
         return change(sums) if len(calls) == number else sums
 
     monkeypatch.setattr(engine, "_gradients", counted)
+
+
+def interrupt_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Press Ctrl-C within step ``number``."""
+
+    def press(sums: Tensor) -> Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return sums
+
+    at_step(monkeypatch, number, press)
 
 
 def without_seconds(folder: Path) -> dict[str, Any]:
