@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ from tests.netaug_fx.training_runs import (
     launch,
     rows_of,
 )
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C: programs that a shell starts in the background are born without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_killed_run_resumes_to_the_same_result(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
