@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fnmatch
 import importlib.metadata
-import multiprocessing
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from benchmarks import rows as rows_of
 from benchmarks.accuracy_methods import METHODS, TASKS
 from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Request, cells, make_cell, outlook
 from benchmarks.accuracy_table import tables
+from benchmarks.processes import Processes, Silent
 from benchmarks.rows import ROOT, Row
 from netaug_fx.errors import InputError
 
@@ -109,8 +109,7 @@ def run_missing(request: Request, path: Path, *, jobs: int, stamp: dict[str, str
     _mend(path)
     tried: set[str] = set()
     failed: dict[str, str] = {}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.accuracy_cell"])
+    processes = Processes("benchmarks.accuracy_cell")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), speed_estimate_period=_SMOOTHING_SECONDS) as progress:
         total = sum(count * steps * _cost(name) for name, (count, steps) in outlook(request).items())
@@ -136,7 +135,7 @@ def run_missing(request: Request, path: Path, *, jobs: int, stamp: dict[str, str
             if not missing:
                 return [f"{name}: {why}" for name, why in failed.items()]
             tried |= {cell.name for cell in missing}
-            _run_all(missing, request, jobs, context, tell, take)
+            _run_all(missing, request, jobs, processes, tell, take)
 
 
 def _cost(method: str) -> float:
@@ -168,54 +167,31 @@ def _run_all(
     missing: Sequence[Cell],
     request: Request,
     jobs: int,
-    context: Any,
+    processes: Processes,
     tell: Callable[[Cell, int], None],
     take: Callable[[Row], None],
 ) -> None:
     """Runs cells side by side; each row is handed over in the caller's thread."""
-    running: set[Any] = set()
 
     def one(cell: Cell) -> Row | None:
         folder = ROOT / request.cache / "cells" / cell.key
-        return _run_one(cell, folder, context, running, lambda steps: tell(cell, steps))
+        return _run_one(cell, folder, processes, lambda steps: tell(cell, steps))
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in as_completed([pool.submit(one, cell) for cell in missing]):
-                row = future.result()
-                if row is None:
-                    raise KeyboardInterrupt
-                take(row)
-        except BaseException:  # Ctrl-C too; it is raised again
-            pool.shutdown(wait=False, cancel_futures=True)  # do not begin what nobody will read
-            for process in list(running):
-                process.terminate()  # it writes its checkpoint
-            raise
+    with contextlib.closing(processes.each(one, missing, jobs=jobs)) as rows:
+        for row in rows:
+            if row is None:
+                raise KeyboardInterrupt
+            take(row)
 
 
-def _run_one(cell: Cell, folder: Path, context: Any, running: set[Any], tell: Callable[[int], None]) -> Row | None:
-    """The row of one cell, from a process of its own that is in ``running`` meanwhile; None if it was interrupted."""
+def _run_one(cell: Cell, folder: Path, processes: Processes, tell: Callable[[int], None]) -> Row | None:
+    """The row of one cell, from a process of its own; None if it was interrupted, and has written its checkpoint."""
     from benchmarks.accuracy_cell import work
 
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(sending, cell, folder), daemon=True)
-    process.start()
-    running.add(process)
-    sending.close()
     try:
-        while True:
-            said = receiving.recv()
-            if not isinstance(said, int):
-                return said  # type: ignore[no-any-return]
-            tell(said)
-    except EOFError:
-        process.join()
-        return {"name": cell.name, "crashed": f"its process ended with exit code {process.exitcode}"}
-    finally:
-        running.discard(process)
-        process.join(5)
-        process.kill()
-        receiving.close()
+        return processes.ask(work, cell, folder, hear=tell)  # type: ignore[no-any-return]
+    except Silent as silent:
+        return {"name": cell.name, "crashed": str(silent)}
 
 
 # -- the command line ----------------------------------------------------------------------------------------------

@@ -16,23 +16,21 @@ import fnmatch
 import importlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import rows as rows_of
 from benchmarks.coverage_table import NOT_ASKED, summary, why_not
+from benchmarks.processes import GIB, Processes, Silent
 from benchmarks.rows import Row
 from netaug_fx.atomic import atomic_path
 
@@ -44,7 +42,6 @@ ZOOS = {
 }
 """The zoos, and where their nets are made."""
 RESULTS = Path(__file__).parent / "results"
-GIB = 2**30
 
 MEASURING = (
     "benchmarks/coverage_check.py",
@@ -73,7 +70,7 @@ def zoo_module(zoo: str) -> Any:
 # -- one net, in its own process -------------------------------------------------------------------
 
 
-def _work(zoo: str, name: str, memory: float, onnx: bool, answer: Connection) -> None:
+def _work(answer: Connection, zoo: str, name: str, memory: float, onnx: bool) -> None:
     """Runs in a child process; sends one row."""
     # address space, which counts what is reserved too: twice what the net may use
     resource.setrlimit(resource.RLIMIT_AS, (int(2 * memory * GIB), int(2 * memory * GIB)))
@@ -93,60 +90,40 @@ def _work(zoo: str, name: str, memory: float, onnx: bool, answer: Connection) ->
     answer.send(row)
 
 
-def run_net(zoo: str, name: str, family: str, *, seconds: float, memory: float, onnx: bool = True) -> Row:
+def run_net(
+    processes: Processes, zoo: str, name: str, family: str, *, seconds: float, memory: float, onnx: bool = True
+) -> Row:
     """The row of one net, from a process of its own that is ended when its time is over."""
-    context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(zoo, name, memory, onnx, theirs), daemon=True)
     start = time.monotonic()
-    process.start()
-    theirs.close()
-    row: Row = {"counted": False, "crashed": f"took longer than {seconds:g} seconds"}
-    most = 0.0
     try:
-        while time.monotonic() - start < seconds:
-            if ours.poll(min(1.0, seconds)):
-                row = ours.recv()
-                break
-            most = max(most, _resident(process.pid))
-    except EOFError:
-        process.join()
-        ended = f"its process ended with exit code {process.exitcode}"
-        row = {"counted": False, "crashed": f"{ended}; it held {most:.1f} GiB when last seen"}
-    process.kill()
-    process.join()
+        row: Row = processes.ask(_work, zoo, name, memory, onnx, seconds=seconds)
+    except Silent as silent:
+        row = {"counted": False, "crashed": str(silent)}
     return {"name": name, "family": family, **row, "wall": round(time.monotonic() - start, 1)}
 
 
-def _resident(pid: int | None) -> float:
-    """What a process holds in memory, in GiB; 0 if it has ended."""
-    try:
-        return float(psutil.Process(pid).memory_info().rss) / GIB
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
 def run_all(
-    todo: Sequence[tuple[str, str]], run: Callable[[str, str], Row], *, jobs: int, path: Path, stamp: dict[str, str]
+    todo: Sequence[tuple[str, str]],
+    run: Callable[[Processes, str, str], Row],
+    processes: Processes,
+    *,
+    jobs: int,
+    path: Path,
+    stamp: dict[str, str],
 ) -> None:
     """Runs nets side by side and adds their rows to the file, each as one whole line."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(jobs) as pool:
+    with Progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task("nets", total=len(todo))
-        pending = {pool.submit(run, name, family): name for name, family in todo}
         failed = 0
-        try:
-            for future in as_completed(pending):
-                row = {**future.result(), "versions": stamp}
-                rows_of.add(path, row)
-                failed += not row["counted"]
-                if not row["counted"]:
-                    progress.console.print(f"[red]{row['name']}[/red] {why_not(row)}", highlight=False)
-                progress.update(task, advance=1, description=f"{row['name']} ({failed} failed)")
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for found in processes.each(lambda net: run(processes, *net), todo, jobs=jobs):
+            row = {**found, "versions": stamp}
+            rows_of.add(path, row)
+            failed += not row["counted"]
+            if not row["counted"]:
+                progress.console.print(f"[red]{row['name']}[/red] {why_not(row)}", highlight=False)
+            progress.update(task, advance=1, description=f"{row['name']} ({failed} failed)")
 
 
 # -- what is there, what is to do ------------------------------------------------------------------
@@ -230,13 +207,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = chosen_names(options.zoo, options.names)
         nets = within_limit(options.zoo, names, options.max_params)
         done = {name for name, row in rows.items() if is_done(row, stamp, options)}
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"])
+        limits = {"seconds": options.seconds, "memory": options.memory, "onnx": not options.no_onnx}
         run_all(
             [net for net in nets if net[0] not in done],
-            lambda name, family: run_net(
-                options.zoo, name, family, seconds=options.seconds, memory=options.memory, onnx=not options.no_onnx
-            ),
+            lambda processes, name, family: run_net(processes, options.zoo, name, family, **limits),
+            Processes("benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"),
             jobs=options.jobs,
             path=path,
             stamp=stamp,

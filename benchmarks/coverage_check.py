@@ -166,7 +166,8 @@ def _macs(tiny: nn.Module, model: nn.Module, inputs: Inputs) -> str:
 
 def _widest(compiled: Compiled, supernet: Supernet, inputs: Inputs) -> str:
     """At the widest every tensor has the plan's widest shape, and multiply-adds are those that the shares speak of."""
-    plan, net = compiled.plan, copy_model(supernet).eval()
+    plan = compiled.plan
+    net = copy_model(supernet).eval().requires_grad_(False)  # with gradients torch's counter fails on given parameters
     widest = {var: plan.widest[number] for var, number in plan.numbers.items()}
     at_home = _counted(net, inputs)
     with Supernet.augmented(net, invariants.widest(net)):

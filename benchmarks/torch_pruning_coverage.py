@@ -12,15 +12,12 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import importlib
-import multiprocessing
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,13 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import rows as rows_of
+from benchmarks.processes import Processes, Silent
 from benchmarks.rows import Row
 from benchmarks.torch_pruning_check import OURS, TP, Columns, Subject, Verdict, brief, measure
 
 RESULTS = Path(__file__).parent / "results"
 WIRINGS, TORCHVISION = "wirings", "torchvision"
 ENOUGH_MACS = 0.5
-GRACE = 5.0  # seconds to end in after the last answer
 SLOW_IMPORTS = ("sympy", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter")
 """What torch imports at its first fake tensor; done once for all processes."""
 SOURCES = {WIRINGS: ("tests/wirings/*.py",), TORCHVISION: ("benchmarks/zoos/torchvision_nets.py",)}
@@ -169,24 +166,18 @@ def measure_all(nets: str, left: Sequence[str], jobs: int, timeout: float, take:
         timeout: Seconds that one tool may take on one net.
         take: Gets the rows.
     """
-    context = multiprocessing.get_context("forkserver")
     zoo = "tests.wirings" if nets == WIRINGS else "benchmarks.zoos.torchvision_nets"
-    context.set_forkserver_preload(["benchmarks.torch_pruning_check", zoo, *SLOW_IMPORTS])
+    processes = Processes("benchmarks.torch_pruning_check", zoo, *SLOW_IMPORTS)
 
     def one(name: str) -> Row:
         """One tool after the other, each in a process of its own: where one hangs, the other still answers."""
         row: Row = {"name": name}
         for tool in (TP, OURS):
-            row |= _answer(context, nets, name, tool, timeout)
+            row |= verdict(processes, nets, name, tool, timeout)
         return row
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in as_completed([pool.submit(one, name) for name in left]):
-                take(future.result())
-        except BaseException:  # Ctrl-C too; it is raised again
-            pool.shutdown(cancel_futures=True)  # do not begin what nobody will read
-            raise
+    for row in processes.each(one, left, jobs=jobs):
+        take(row)
 
 
 def _work(sending: Connection, nets: str, name: str, tool: Columns) -> None:
@@ -197,21 +188,12 @@ def _work(sending: Connection, nets: str, name: str, tool: Columns) -> None:
         sending.send({"error": f"the net itself: {brief(error)}"})
 
 
-def _answer(context: Any, nets: str, name: str, tool: Columns, timeout: float) -> Row:
+def verdict(processes: Processes, nets: str, name: str, tool: Columns, timeout: float) -> Row:
     """The columns of one tool; where its process falls silent or dies, they say so."""
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sending, nets, name, tool), daemon=True)
-    process.start()
-    sending.close()
     try:
-        row: Row = receiving.recv() if receiving.poll(timeout) else {"error": f"no answer within {timeout:g} s"}
-    except EOFError:
-        process.join(GRACE)
-        row = {"error": f"the process ended with code {process.exitcode}"}
-    finally:
-        process.kill()
-        process.join()
-        receiving.close()
+        row: Row = processes.ask(_work, nets, name, tool, seconds=timeout)
+    except Silent as silent:
+        row = {"error": str(silent)}
     return Verdict(False, None, None, row["error"]).columns(*tool) if "error" in row else row
 
 

@@ -9,6 +9,7 @@ from torch import nn
 pytest.importorskip("torch_pruning")
 
 from benchmarks import torch_pruning_coverage as coverage
+from benchmarks.processes import Processes, Silent
 from benchmarks.rows import read
 from benchmarks.torch_pruning_adapter import prune, set_kept, zero_removed
 from benchmarks.torch_pruning_check import OURS, TP, Subject, Verdict, augment_verdict, measure, prune_verdict
@@ -163,55 +164,32 @@ def test_a_glob_without_a_match_is_named_with_what_there_is(capsys: pytest.Captu
     assert next(iter(WIRINGS)) in message
 
 
-class Ending:
-    """Stands in for multiprocessing: a child that sends what it is given, falls silent, or dies."""
-
-    exitcode = -9
+class Asked(Processes):
+    """Stands in for a process: it answers, or ends."""
 
     def __init__(self, answer: Any) -> None:
-        self.answer, self.killed = answer, False
+        self.answer = answer
 
-    def Pipe(self, duplex: bool) -> tuple[Any, Any]:
-        return self, self
-
-    def Process(self, **_: Any) -> Any:
-        return self
-
-    def poll(self, timeout: float) -> bool:
-        return self.answer is not None
-
-    def recv(self) -> Any:
+    def ask(self, work: Any, *arguments: Any, **_: Any) -> Any:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
-
-    def kill(self) -> None:
-        self.killed = True
-
-    def start(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def join(self, timeout: float = 0) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (None, "no answer within 3 s"),
-        (EOFError(), "the process ended with code -9"),
+        (Silent("took longer than 3 seconds"), "took longer than 3 seconds"),
         ({"error": "the net itself: Oops"}, "the net itself: Oops"),
     ],
 )
 def test_a_process_that_gives_no_verdict_is_told_for_its_tool_alone(answer: Any, reason: str) -> None:
-    child = Ending(answer)
-    row = coverage._answer(child, "wirings", "concat", OURS, 3)
+    row = coverage.verdict(Asked(answer), "wirings", "concat", OURS, 3)
     assert row == {"ours_augmented": False, "ours_exact": None, "ours_macs_share": None, "ours_reason": reason}
-    assert child.killed
 
 
 def test_a_verdict_is_the_row() -> None:
-    assert coverage._answer(Ending({"tp_runs": True}), "wirings", "concat", TP, 3) == {"tp_runs": True}
+    assert coverage.verdict(Asked({"tp_runs": True}), "wirings", "concat", TP, 3) == {"tp_runs": True}
 
 
 def test_the_stored_results_hold_every_wiring_once() -> None:
