@@ -21,16 +21,14 @@ from netaug_fx.passes.copying import copy_model
 from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import ArmState, load_state, rng_state, save_state, save_weights, set_rng_state
 from netaug_fx.training.config import ArmName, RunConfig, TrainConfig
-from netaug_fx.training.data import Task, make_loaders
+from netaug_fx.training.data import Task
 from netaug_fx.training.initialise import initialise_at_widest_
 from netaug_fx.training.methods import Plain
+from netaug_fx.training.objective import Classification, Objective
 from netaug_fx.training.schedule import scaled_rate
 from netaug_fx.training.settings import OptimConfig
 from netaug_fx.training.teacher import Teacher
 from netaug_fx.training.transfer import start_from, untrained_net
-
-# What a step adds to the running sums of an epoch, in this order.
-SUMS = ("loss", "augmented_loss", "correct", "images")
 
 
 def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
@@ -86,8 +84,8 @@ class _Prepared(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images)
+    def forward(self, *inputs: Any) -> Any:
+        return self.net(*inputs)
 
 
 @dataclass
@@ -101,9 +99,11 @@ class Arm:
         wrapped: The net as accelerate runs it.
         average: The running average of the target, where one is asked for.
         epoch, batch, step: Epochs completed, batches of the current one (of each process), optimizer steps in all.
-        sums: Running `SUMS` of the current epoch, on the device.
+        objective: What is learnt, and how it is judged.
+        counts: What a step adds to the running sums of an epoch, in this order.
+        sums: Running sums of the current epoch, on the device.
         history: One row for each completed epoch.
-        best: Validation accuracy of the best epoch so far; None before the first.
+        best: Score of the best epoch so far; None before the first.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Arm:
     folder: Path
     method: Plain
     teacher: Teacher | None = None
+    objective: Objective = field(default_factory=Classification)
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -123,9 +124,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         optim = self.config.optim
-        train, self.order, val = make_loaders(
-            self.task, self.config.data, self.config.seed, in_pairs=self.method.in_pairs
-        )
+        train, self.order, val = self.objective.loaders(self)
+        self.counts = ("loss", "augmented_loss", *self.objective.counts, "images")
         self.fingerprint = _fingerprint(self.config, self.net)
         optimizer = make_optimizer(self.net, optim)
         self.wrapped, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
@@ -147,7 +147,7 @@ class Arm:
 
     @property
     def best_weights(self) -> Path:
-        """The tiny net's weights at the epoch with the best validation accuracy."""
+        """The tiny net's weights at the epoch with the best score."""
         return self.folder / f"{self.name}.best.safetensors"
 
     @property
@@ -163,7 +163,9 @@ class Arm:
     def no_sums(self) -> Tensor:
         """Running sums of nothing yet, in double precision where the device has it."""
         device = self.accelerator.device
-        return torch.zeros(len(SUMS), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        return torch.zeros(
+            len(self.counts), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
+        )
 
     def plain(self) -> nn.Module:
         """The tiny net as it stands, as plain PyTorch on the CPU, in eval mode; the average where there is one."""
@@ -198,10 +200,10 @@ class Arm:
 
     def save_best(self, metadata: Mapping[str, Any]) -> None:
         """Keep the tiny net's weights if the last epoch was the best so far (main process only)."""
-        accuracy = self.history[-1]["val_accuracy"]
-        if self.best is not None and accuracy <= self.best:
+        score = self.history[-1][self.objective.score]
+        if self.best is not None and score <= self.best:
             return
-        self.best = accuracy
+        self.best = score
         if self.accelerator.is_main_process:
             save_weights(self.plain(), self.best_weights, metadata)
 

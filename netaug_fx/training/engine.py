@@ -1,6 +1,7 @@
 """The training loop, on accelerate: one arm of a run, from its first step or from a checkpoint to its last epoch.
 
-Which passes a step makes is the arm's method (`methods`).
+Which passes a step makes is the arm's method (`methods`); what is learnt, and how it is judged, its objective
+(`objective`).
 """
 
 from __future__ import annotations
@@ -8,17 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torch import Tensor
 
 from netaug_fx.errors import RunError
-from netaug_fx.training.arm import SUMS, Arm
-from netaug_fx.training.data import Batch
+from netaug_fx.training.arm import Arm
 from netaug_fx.training.interrupt import Interrupted, StopRequest
 from netaug_fx.training.methods import NetAug
 from netaug_fx.training.progress import Progress
@@ -96,7 +94,7 @@ def _set_rate(arm: Arm) -> None:
         group["lr"] = rate
 
 
-def _step(arm: Arm, batches: Iterator[Batch]) -> None:
+def _step(arm: Arm, batches: Iterator[Any]) -> None:
     """One optimizer step on the next batches."""
     optim = arm.config.optim
     for left in reversed(range(optim.accumulate)):
@@ -113,58 +111,32 @@ def _step(arm: Arm, batches: Iterator[Batch]) -> None:
     arm.step += 1
 
 
-def _gradients(arm: Arm, batch: Batch) -> Tensor:
+def _gradients(arm: Arm, batch: Any) -> Tensor:
     """Forward and backward of all passes that the arm's method makes; what adds to the sums."""
-    images, labels = batch
-    share, partners = _mixture(arm, len(labels))
-    if share < 1:
-        images = share * images + (1 - share) * images[partners]
-
-    def mixed(measure: Callable[[Tensor], Tensor]) -> Tensor:
-        return measure(labels) if share == 1 else share * measure(labels) + (1 - share) * measure(labels[partners])
+    lesson = arm.objective.lesson(arm, batch)
 
     def backward(loss: Tensor) -> None:
         arm.accelerator.backward(loss / arm.config.optim.accumulate)
 
-    def loss_of(net: nn.Module) -> tuple[Tensor, Tensor]:
-        logits = net(images)
-        loss = mixed(lambda y: F.cross_entropy(logits, y, label_smoothing=arm.config.optim.label_smoothing))
-        if arm.teacher is not None and arm.method.is_taught(arm):
-            with arm.accelerator.autocast():
-                loss = loss + arm.teacher.loss(logits, images)
-        return loss, logits
-
-    loss, logits, augmented = arm.method.gradients(arm, batch, loss_of, backward)
+    loss, output, augmented = arm.method.gradients(arm, batch, lesson.loss, backward)
     augmented_loss = torch.zeros((), device=loss.device) if augmented is None else augmented
-    correct = mixed(lambda y: (logits.detach().argmax(1) == y).sum())
-    count = len(labels)
-    values = [loss.detach() * count, augmented_loss * count, correct, torch.tensor(count, device=loss.device)]
+    count = lesson.images
+    images = torch.tensor(count, device=loss.device)
+    values = [loss.detach() * count, augmented_loss * count, *lesson.counted(output), images]
     return torch.stack([value.to(arm.sums.dtype) for value in values])
-
-
-def _mixture(arm: Arm, count: int) -> tuple[float, Tensor]:
-    """Mixup (Zhang et al., ICLR 2018): the share that images keep, and the image of the batch that each is mixed with.
-
-    Both follow from seed, epoch, batch and process alone, so that a run that is resumed repeats them.
-    """
-    alpha = arm.config.optim.mixup
-    if alpha == 0:
-        return 1.0, torch.arange(count)
-    draw = np.random.default_rng([arm.config.seed, arm.epoch, arm.batch, arm.accelerator.process_index])
-    return float(draw.beta(alpha, alpha)), torch.from_numpy(draw.permutation(count)).to(arm.accelerator.device)
 
 
 def _end_epoch(arm: Arm) -> None:
     """Validate, add a row to the history, and set the counters to the start of the next epoch."""
     reduced = arm.accelerator.reduce(arm.sums, reduction="sum").cpu()
-    sums: dict[str, float] = dict(zip(SUMS, reduced.tolist(), strict=True))
+    sums: dict[str, float] = dict(zip(arm.counts, reduced.tolist(), strict=True))
     images = sums["images"]
     row: dict[str, float] = {
         "epoch": arm.epoch + 1,
         "step": arm.step,
         "lr": float(arm.optimizer.param_groups[0]["lr"]),
         "train_loss": sums["loss"] / images,
-        "train_accuracy": sums["correct"] / images,
+        **arm.objective.means(sums),
     }
     if isinstance(arm.method, NetAug):
         row["augmented_loss"] = sums["augmented_loss"] / images
@@ -176,22 +148,12 @@ def _end_epoch(arm: Arm) -> None:
 
 @torch.no_grad()
 def evaluate(arm: Arm) -> dict[str, float]:
-    """Loss and accuracy of the net that is judged on the validation images (micro average, in eval mode)."""
-    accuracy = MulticlassAccuracy(num_classes=len(arm.task.classes), average="micro", sync_on_compute=False)
-    accuracy.to(arm.accelerator.device)
-    loss_sum, count = 0.0, 0
+    """Metrics of the net that is judged on the validation images, in eval mode."""
     judged = arm.judged.eval()
     if arm.accelerator.num_processes > 1:
         for buffer in judged.buffers():  # running statistics are the first process's, as in what it delivers
             dist.broadcast(buffer, src=0)
-    for images, labels in arm.val_loader:
-        with arm.accelerator.autocast():
-            logits = judged(images).float()
-        logits, labels = arm.accelerator.gather_for_metrics((logits, labels))
-        accuracy.update(logits, labels)
-        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
-        count += len(labels)
-    return {"val_loss": loss_sum / count, "val_accuracy": float(accuracy.compute())}
+    return arm.objective.judge(arm, judged)
 
 
 def _agreed(arm: Arm, *flags: bool) -> list[bool]:

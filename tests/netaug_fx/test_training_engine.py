@@ -23,6 +23,7 @@ from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import Task, load_task
 from netaug_fx.training.interrupt import StopRequest
 from netaug_fx.training.methods import NetAug
+from netaug_fx.training.objective import mixture
 from netaug_fx.training.progress import Silent
 from tests.netaug_fx.training_runs import (
     EPOCHS,
@@ -180,7 +181,7 @@ def test_mixup_weighs_both_labels_of_a_mixed_image(config: TrainConfig, task: Ta
     images, labels = next(iter(arm.train_loader))
     torch.manual_seed(0)
     sums = engine._gradients(arm, (images, labels))
-    share, partners = engine._mixture(twin, len(labels))
+    share, partners = mixture(twin, len(labels))
     assert 0 < share < 1
     assert sorted(partners.tolist()) == list(range(len(labels)))
 
@@ -204,11 +205,11 @@ def test_mixtures_follow_from_seed_epoch_and_batch(config: TrainConfig, task: Ta
     arm = make_arm(changed(config, optim__mixup=0.4), task, tmp_path)
     shares = []
     for arm.epoch, arm.batch in ((0, 0), (0, 1), (1, 0)):
-        shares.append(engine._mixture(arm, 8)[0])
+        shares.append(mixture(arm, 8)[0])
     other = make_arm(changed(config, optim__mixup=0.4, seed=1), task, tmp_path)
-    assert len({*shares, engine._mixture(other, 8)[0]}) == 4
+    assert len({*shares, mixture(other, 8)[0]}) == 4
     arm.epoch, arm.batch = 0, 1
-    assert engine._mixture(arm, 8)[0] == shares[1]
+    assert mixture(arm, 8)[0] == shares[1]
 
 
 def test_a_mixed_run_goes_on_bit_for_bit(config: TrainConfig, task: Task, tmp_path: Path) -> None:
