@@ -21,7 +21,7 @@ from netaug_fx.passes.copying import copy_model
 from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import ArmState, load_state, rng_state, save_state, save_weights, set_rng_state
 from netaug_fx.training.config import ArmName, RunConfig, TrainConfig
-from netaug_fx.training.data import Task
+from netaug_fx.training.data import Problem, Task
 from netaug_fx.training.initialise import initialise_at_widest_
 from netaug_fx.training.methods import Plain
 from netaug_fx.training.objective import Classification, Objective
@@ -108,7 +108,7 @@ class Arm:
 
     name: str
     config: RunConfig
-    task: Task
+    task: Problem
     accelerator: Any
     net: nn.Module
     folder: Path

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from netaug_fx.errors import InputError
-from netaug_fx.training.data.config import DataConfig
+from netaug_fx.training.data.config import DataConfig, ImagesConfig
 from netaug_fx.training.recipes import merged, read_settings
 from netaug_fx.training.section import Section
 from netaug_fx.training.settings import (
@@ -73,7 +73,7 @@ class RunConfig(Section):
     verb: ClassVar[str] = "train"
 
     model: ModelConfig = Field(default=ModelConfig(), description="The net.")
-    data: DataConfig = Field(default=DataConfig(), description="The images.")
+    data: ImagesConfig = Field(default=ImagesConfig(), description="The images.")
     optim: OptimConfig = Field(default=OptimConfig(), description="The optimizer and its schedule.")
     keep: KeepConfig = Field(default=KeepConfig(), description="Checkpoints.")
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="Metrics for others.")
@@ -94,11 +94,10 @@ class RunConfig(Section):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
-class TrainConfig(RunConfig):
-    """The settings of ``netaug-fx train``."""
+class ArmsConfig(RunConfig):
+    """What decides the result of a run with and without augmentation."""
 
     netaug: NetAugConfig = Field(default=NetAugConfig(), description="Network Augmentation.")
-    distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
     keep: DeliverConfig = Field(default=DeliverConfig(), description="Checkpoints.")
     arms: list[ArmName] = Field(
         default=["baseline", "netaug"],
@@ -107,15 +106,11 @@ class TrainConfig(RunConfig):
     )
 
     @model_validator(mode="after")
-    def _arms_fit(self) -> TrainConfig:
+    def _arms_fit(self) -> ArmsConfig:
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms names one arm twice: {self.arms}")
         if self.netaug.ratio is None and self.arms == ["netaug"]:
             raise ValueError("the arm netaug needs netaug.ratio (--ratio), which is null")
-        if (self.distill.in_place or self.distill.project) and "netaug" not in self.active_arms:
-            raise ValueError(
-                "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
-            )
         if self.netaug.initialise == "widest" and self.model.weights is not None:
             raise ValueError(
                 "netaug.initialise: widest draws all weights anew, and those of model.weights (--weights) would be "
@@ -127,6 +122,21 @@ class TrainConfig(RunConfig):
     def active_arms(self) -> tuple[ArmName, ...]:
         """The arms to train: without a ratio there is nothing to augment, so only the baseline."""
         return tuple(arm for arm in self.arms if arm == "baseline" or self.netaug.ratio is not None)
+
+
+class TrainConfig(ArmsConfig):
+    """The settings of ``netaug-fx train``."""
+
+    data: DataConfig = Field(default=DataConfig(), description="The images.")
+    distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
+
+    @model_validator(mode="after")
+    def _wider_nets_teach(self) -> TrainConfig:
+        if (self.distill.in_place or self.distill.project) and "netaug" not in self.active_arms:
+            raise ValueError(
+                "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
+            )
+        return self
 
 
 class EvolveConfig(RunConfig):
@@ -158,6 +168,7 @@ class EnlargeConfig(RunConfig):
 
     verb: ClassVar[str] = "enlarge"
 
+    data: DataConfig = Field(default=DataConfig(), description="The images.")
     enlarge: SearchConfig = Field(default=SearchConfig(), description="Greedy Network Enlarging.")
     jobs: int = Field(
         default=1, ge=1, description="Processes that train candidates side by side; scores are the same for any number."

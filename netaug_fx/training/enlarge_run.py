@@ -41,7 +41,7 @@ from netaug_fx.scaling import scaled_by_width, scaled_compound
 from netaug_fx.training.arm import Arm, plain_net
 from netaug_fx.training.checkpoint import save_weights, writing
 from netaug_fx.training.config import EnlargeConfig
-from netaug_fx.training.data import Task, load_task
+from netaug_fx.training.data import Task, load_task, make_loaders
 from netaug_fx.training.engine import train_arm
 from netaug_fx.training.enlarge_report import make_report, path_of, program_of, summary, write_report
 from netaug_fx.training.interrupt import Interrupted, StopRequest
@@ -100,7 +100,8 @@ def prepare(config: EnlargeConfig) -> Task:
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     base = net_of(net, ((task.example(),), {})).macs
     starting_net(net, config.enlarge.budget(base), config.enlarge.dims, task.example())
-    check_request(config, trial_task(config.data, config.seed, config.enlarge.hold_out, task.image_size), net)
+    trial = trial_task(config.data, config.seed, config.enlarge.hold_out, task.image_size)
+    check_request(config, trial, net, len(make_loaders(trial, config.data, config.seed)[0]))
     return task
 
 

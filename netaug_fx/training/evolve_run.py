@@ -34,7 +34,7 @@ from netaug_fx.supernet import control
 from netaug_fx.training.arm import Arm, plain_net
 from netaug_fx.training.checkpoint import load_state, save_weights, writing
 from netaug_fx.training.config import EvolveConfig
-from netaug_fx.training.data import Task, load_task
+from netaug_fx.training.data import Task, load_task, make_loaders
 from netaug_fx.training.engine import train_arm
 from netaug_fx.training.evolve_report import CONTROL, Finished, make_report, summary, write_report
 from netaug_fx.training.interrupt import StopRequest
@@ -108,7 +108,8 @@ def prepare(config: EvolveConfig) -> Task:
     beside = beside_labels(config, task, net)
     if isinstance(beside, Triplet):
         beside.check(net, task.example(), config.model.name)
-    check_request(config, task, netaug_fx.extract(split_net(config, task)), in_pairs=beside is not None)
+    train, _, _ = make_loaders(task, config.data, config.seed, in_pairs=beside is not None)
+    check_request(config, task, netaug_fx.extract(split_net(config, task)), len(train))
     return task
 
 

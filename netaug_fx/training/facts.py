@@ -14,13 +14,13 @@ import netaug_fx
 from netaug_fx.atomic import write_text
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import RunConfig
-from netaug_fx.training.data import Task
+from netaug_fx.training.data import Problem
 from netaug_fx.training.pages import templates
 
 FORMAT = 1
 
 
-def run_facts(config: RunConfig, task: Task) -> dict[str, Any]:
+def run_facts(config: RunConfig, task: Problem) -> dict[str, Any]:
     """What was run on what, as JSON values."""
     return {
         "format": FORMAT,

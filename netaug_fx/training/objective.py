@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from netaug_fx.training.data import Batch, make_loaders
+from netaug_fx.training.data import Batch, Task, make_loaders
+from netaug_fx.training.data.config import DataConfig
 from netaug_fx.training.data.loaders import EpochOrder
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ class Classification:
 
     def loaders(self, arm: Arm) -> tuple[DataLoader[Batch], EpochOrder, DataLoader[Batch]]:
         """Batches of images and labels."""
-        return make_loaders(arm.task, arm.config.data, arm.config.seed, in_pairs=arm.method.in_pairs)
+        task, data = arm.task, arm.config.data
+        assert isinstance(task, Task)
+        assert isinstance(data, DataConfig)
+        return make_loaders(task, data, arm.config.seed, in_pairs=arm.method.in_pairs)
 
     def lesson(self, arm: Arm, batch: Batch) -> Lesson:
         """The images, mixed where the settings say so."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.accelerator import Accelerator
@@ -24,16 +24,17 @@ from netaug_fx.errors import DataError, ExportError, InputError, RunError
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import Config, RunConfig, load_config
-from netaug_fx.training.data import Task, make_loaders, own_side
+from netaug_fx.training.data import Problem, own_side
 from netaug_fx.training.model_loading import load_model, natural_input_shape
 from netaug_fx.training.recipes import read_settings
 from netaug_fx.training.transfer import cuts_of
 
-Ready = tuple[Config, Task, Path, Any]
+Images = TypeVar("Images", bound=Problem)
+Ready = tuple[Config, Images, Path, Any]
 """What a run works with: its settings, resolved; the images; its folder; and accelerate's ``Accelerator``."""
 
 
-def new_run(config: Config, folder: Path | None, prepare: Callable[[Config], Task]) -> Ready[Config]:
+def new_run(config: Config, folder: Path | None, prepare: Callable[[Config], Images]) -> Ready[Config, Images]:
     """Makes the folder of a new run, once all that can be wrong with the request has been looked for.
 
     Args:
@@ -53,7 +54,7 @@ def new_run(config: Config, folder: Path | None, prepare: Callable[[Config], Tas
     return config, task, folder, accelerator
 
 
-def old_run(folder: Path, kind: type[Config], prepare: Callable[[Config], Task]) -> Ready[Config]:
+def old_run(folder: Path, kind: type[Config], prepare: Callable[[Config], Images]) -> Ready[Config, Images]:
     """Makes the folder of an interrupted or killed run ready to go on; takes and raises what ``new_run`` does.
 
     Raises:
@@ -171,7 +172,7 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def weights_metadata(config: RunConfig, task: Task, *cuts: dict[str, Any]) -> dict[str, Any]:
+def weights_metadata(config: RunConfig, task: Problem, *cuts: dict[str, Any]) -> dict[str, Any]:
     """What someone with only the weights file needs to build the net and feed it.
 
     ``cuts`` are those that the run itself made, beside those of the weights that it started from.
@@ -189,16 +190,21 @@ def weights_metadata(config: RunConfig, task: Task, *cuts: dict[str, Any]) -> di
     }
 
 
-def check_request(config: RunConfig, task: Task, net: nn.Module, *, in_pairs: bool = False) -> None:
+def check_request(config: RunConfig, task: Problem, net: nn.Module, batches: int) -> None:
     """Tries what a run will do, at its end too, with a net before it is trained: found now, not after hours.
+
+    Args:
+        config: The settings.
+        task: The images.
+        net: The net.
+        batches: How many an epoch has, for all processes together.
 
     Raises:
         DataError: the images do not make a step.
         ExportError: the opset that was asked for cannot be had.
     """
-    train, _, _ = make_loaders(task, config.data, config.seed, in_pairs=in_pairs)
     processes: int = PartialState().num_processes  # type: ignore[has-type]
-    batches = len(train) // processes
+    batches //= processes
     if batches < config.optim.accumulate:
         raise DataError(
             f"data set {task.name}: an epoch has {batches} batches for each process, which do not make a step of "

@@ -7,7 +7,7 @@ from netaug_fx.training.data.config import DataConfig, GlyphConfig
 from netaug_fx.training.data.glyphs import glyph_batch
 from netaug_fx.training.data.loaders import EpochOrder, make_loaders
 from netaug_fx.training.data.sources import load_task, own_side
-from netaug_fx.training.data.task import Batch, ImageSource, StreamSource, Task, TensorImages
+from netaug_fx.training.data.task import Batch, ImageSource, Problem, StreamSource, Task, TensorImages
 from netaug_fx.training.data.transforms import Augmentation
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "EpochOrder",
     "GlyphConfig",
     "ImageSource",
+    "Problem",
     "StreamSource",
     "Task",
     "TensorImages",

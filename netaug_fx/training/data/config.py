@@ -26,7 +26,21 @@ class GlyphConfig(Section):
     )
 
 
-class DataConfig(Section):
+class ImagesConfig(Section):
+    """Which images to train on, of any kind of task."""
+
+    name: str = Field(default="", description="Name of a data set, or a folder.")
+    dir: str | None = Field(default=None, description="Folder that holds the data set.")
+    image_size: Annotated[int, Field(ge=4)] | None = Field(
+        default=None, description="Side of the square input in pixels."
+    )
+    batch_size: int = Field(default=64, ge=2, description="Images in a step, on each process.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes that decode or render images; 0 does it in the training process."
+    )
+
+
+class DataConfig(ImagesConfig):
     """Which images to train on, and what is done to them."""
 
     name: str = Field(
@@ -43,7 +57,6 @@ class DataConfig(Section):
         description="Side of the square input in pixels. Unset: the set's own for small squares (8 for digits, 28 for "
         "glyphs, 32 for CIFAR); for other images, what the net was made for (or 64).",
     )
-    batch_size: int = Field(default=64, ge=2, description="Images in a step, on each process.")
     val_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="Part of each class that is held out where the data has no `val` folder."
     )
@@ -99,9 +112,6 @@ class DataConfig(Section):
     )
     num_classes: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="Classes in shards. Unset: the largest class number found, and one."
-    )
-    workers: int = Field(
-        default=0, ge=0, description="Processes that decode images; 0 decodes in the training process."
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -79,6 +79,57 @@ def resized(pixels: Tensor, side: int | None) -> Tensor:
     size = [side, side]
     smooth = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
     return smooth.round().to(torch.uint8)
+
+
+class Problem(Protocol):
+    """What runs ask of a data set, whatever is learnt from it: how many images there are, and of what shape.
+
+    ``mean`` and ``std`` have one value for each channel; a net sees ``(pixels / 255 - mean) / std``.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def train(self) -> Sized:
+        """The training images."""
+        ...
+
+    @property
+    def val(self) -> Sized:
+        """The validation images."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel."""
+        ...
+
+    def example(self, batch: int = 2) -> Tensor:
+        """The first validation images as the net sees them, ``[batch, channels, image_size, image_size]``."""
+        ...
 
 
 @dataclass(frozen=True)
