@@ -143,7 +143,7 @@ def _train(config: TrainConfig, folder: Path, statistics: str, tell: Tell) -> Ce
     net = build_net(config, task, name)
     if statistics != "own":
         share_statistics_(net)
-    arm = CellArm(name, config, task, accelerator, net, folder, method_of(net, config), teacher)
+    arm = CellArm(name, config, task, accelerator, net, folder, method_of(net, config.netaug, config.distill), teacher)
     arm.calibrates = statistics == "calibrated"
     arm.restore()
     progress = _Teller(tell)

@@ -26,7 +26,7 @@ from netaug_fx.training.initialise import initialise_at_widest_
 from netaug_fx.training.methods import Plain
 from netaug_fx.training.objective import Classification, Objective
 from netaug_fx.training.schedule import scaled_rate
-from netaug_fx.training.settings import OptimConfig
+from netaug_fx.training.settings import NetAugConfig, OptimConfig
 from netaug_fx.training.teacher import Teacher
 from netaug_fx.training.transfer import start_from, untrained_net
 
@@ -38,18 +38,23 @@ def build_net(config: TrainConfig, task: Task, arm: ArmName) -> nn.Module:
         The plain net, or for ``netaug`` the supernet around it.
     """
     net = plain_net(config, task)
-    if arm == "baseline" or config.netaug.ratio is None:
+    return net if arm == "baseline" else augmented(net, config.netaug, task, config.seed)
+
+
+def augmented(net: nn.Module, netaug: NetAugConfig, task: Problem, seed: int) -> nn.Module:
+    """The supernet around a net that the settings ask for; the net itself where they give no ratio."""
+    if netaug.ratio is None:
         return net
     supernet: nn.Module = netaug_fx.augment(
         net,
-        ratio=config.netaug.ratio,
+        ratio=netaug.ratio,
         example_inputs=task.example(),
-        pin=tuple(config.netaug.pin),
-        divisor=config.netaug.divisor,
-        compound=config.netaug.compound,
-        seed=config.seed,
+        pin=tuple(netaug.pin),
+        divisor=netaug.divisor,
+        compound=netaug.compound,
+        seed=seed,
     )
-    if config.netaug.initialise == "widest":
+    if netaug.initialise == "widest":
         initialise_at_widest_(supernet)
     return supernet
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import netaug_fx
 from netaug_fx.supernet import Supernet, control, is_supernet
-from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.data import Batch
 from netaug_fx.training.losses import BesideLabels
 from netaug_fx.training.schedule import in_phase_one
@@ -132,6 +131,6 @@ class Dense(Plain):
         return row
 
 
-def method_of(net: nn.Module, config: TrainConfig) -> Plain:
-    """How an arm of ``netaug-fx train`` trains its net."""
-    return NetAug(config.netaug, config.distill) if is_supernet(net) else Plain()
+def method_of(net: nn.Module, netaug: NetAugConfig, distill: DistillConfig | None = None) -> Plain:
+    """How an arm trains its net."""
+    return NetAug(netaug, distill or DistillConfig()) if is_supernet(net) else Plain()

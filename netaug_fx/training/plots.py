@@ -56,6 +56,24 @@ def _accuracy_curves(history: Mapping[str, Rows], phase_change: int | None) -> s
     return _svg(figure, "accuracy")
 
 
+def precision_curves(history: Mapping[str, Rows], phase_change: int | None) -> str:
+    """Mean average precision on the validation images, and that at an overlap of 0.5 (dotted), by epoch."""
+    with mpl.rc_context(STYLE):
+        return _precision_curves(history, phase_change)
+
+
+def _precision_curves(history: Mapping[str, Rows], phase_change: int | None) -> str:
+    figure, axes = _axes("mean average precision", phase_change)
+    for arm, rows in history.items():
+        epochs = [row["epoch"] for row in rows]
+        axes.plot(epochs, [row["val_map_50"] for row in rows], color=COLOURS[arm], linewidth=1, linestyle=":")
+        axes.plot(epochs, [row["val_map"] for row in rows], color=COLOURS[arm], label=NAMES[arm])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.legend(loc="lower right", title="overlaps 0.5 to 0.95 (0.5 dotted)", title_fontsize=9)
+    return _svg(figure, "precision")
+
+
 def loss_curves(history: Mapping[str, Rows], phase_change: int | None) -> str:
     """Training loss of each arm's tiny net, and of the wider nets around it, by epoch; logarithmic."""
     with mpl.rc_context(STYLE):

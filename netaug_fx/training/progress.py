@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -26,12 +27,24 @@ class Progress(Protocol):
         """An epoch is done; ``row`` has its metrics."""
 
 
+# Metrics of an epoch by their key, how they are called in a line, and how they are written.
+_TRAINING = (("train_loss", "loss", ".3f"), ("train_accuracy", "accuracy", ".1%"))
+_VALIDATION = (
+    ("val_loss", "loss", ".3f"),
+    ("val_accuracy", "accuracy", ".1%"),
+    ("val_map", "mAP", ".1%"),
+    ("val_map_50", "mAP at 0.5", ".1%"),
+)
+
+
 def describe(row: dict[str, float]) -> str:
     """The metrics of an epoch in one line."""
-    return (
-        f"train loss {row['train_loss']:.3f}  accuracy {row['train_accuracy']:.1%}"
-        f"  |  validation loss {row['val_loss']:.3f}  accuracy {row['val_accuracy']:.1%}"
-    )
+    parts = (f"train {_told(row, _TRAINING)}", f"validation {_told(row, _VALIDATION)}")
+    return "  |  ".join(parts)
+
+
+def _told(row: dict[str, float], shown: Sequence[tuple[str, str, str]]) -> str:
+    return "  ".join(f"{name} {row[key]:{style}}" for key, name, style in shown if key in row)
 
 
 class Silent:
@@ -118,7 +131,8 @@ class TerminalBar(Silent):
     def end_epoch(self, arm: str, row: dict[str, float], epochs: int) -> None:
         """Show the metrics of an epoch beside the bar."""
         if self.task is not None:
-            self.bar.update(self.task, metrics=f"val {row['val_accuracy']:.1%}")
+            score = row["val_accuracy"] if "val_accuracy" in row else row["val_map"]
+            self.bar.update(self.task, metrics=f"val {score:.1%}")
 
 
 def make_progress(*, main_process: bool) -> Lines | TerminalBar | Silent:

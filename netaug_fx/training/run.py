@@ -103,7 +103,7 @@ class Classify:
     ) -> Arm:
         """An arm around that net, not begun."""
         teacher = load_teacher(config.distill, task, accelerator.device)
-        return Arm(name, config, task, accelerator, net, folder, method_of(net, config), teacher)
+        return Arm(name, config, task, accelerator, net, folder, method_of(net, config.netaug, config.distill), teacher)
 
     def report(self, config: TrainConfig, task: Task, folder: Path, delivered: Delivered) -> dict[str, Any]:
         """Writes ``report.json`` and ``report.html``; returns what the former holds."""

@@ -1,0 +1,80 @@
+"""Images with boxes for the report page: what is there, what was found, what was missed, each to be hovered."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from PIL import Image
+from torch import Tensor
+
+from netaug_fx.models.detection.boxes import pairwise_iou
+from netaug_fx.training.detection.annotations import Target
+from netaug_fx.training.detection.objective import Detection
+
+FOUND = 0.5
+"""Intersection over union from which a detection of the right class counts as right."""
+_SMALLEST = 240  # pixels on the page
+
+
+def draw_boxes(picture: Tensor, found: Detection, target: Target, classes: Sequence[str], least: float) -> str:
+    """One image as an SVG element.
+
+    Args:
+        picture: uint8 ``[c, h, w]``, at its own size.
+        found: Detections in its pixels.
+        target: Its boxes in its pixels.
+        classes: Names, in the order of the labels.
+        least: Detections of a lower score are not drawn.
+    """
+    height, width = picture.shape[-2:]
+    strong = found["scores"] >= least
+    boxes, scores, labels = (found[name][strong] for name in ("boxes", "scores", "labels"))
+    overlaps = pairwise_iou(boxes, target["boxes"])
+    pairs = _pairs(overlaps, scores, labels, target["labels"])
+    parts = [f'<image href="{_png(picture)}" width="{width}" height="{height}"/>']
+    for number, box in enumerate(target["boxes"]):
+        ignored = bool(target["ignore"][number]) if "ignore" in target else False
+        kind = "ignored" if ignored else "true" if number in pairs.values() else "missed"
+        parts.append(_box(box, f"truth {kind}", f"{classes[int(target['labels'][number])]} ({kind})", ""))
+    for number, box in enumerate(boxes):
+        name = f"{classes[int(labels[number])]} {float(scores[number]):.0%}"
+        kind = "right" if number in pairs else "wrong"
+        parts.append(_box(box, kind, f"found: {name}", name))
+    return (
+        f'<svg class="boxes" role="img" viewBox="0 0 {width} {height}" width="{max(width, _SMALLEST)}" '
+        f'aria-label="{len(boxes)} boxes found, {len(target["boxes"])} there">{"".join(parts)}</svg>'
+    )
+
+
+def _pairs(overlaps: Tensor, scores: Tensor, labels: Tensor, truths: Tensor) -> dict[int, int]:
+    """Which detection finds which box: the best detections choose first, as in COCO's evaluation."""
+    pairs: dict[int, int] = {}
+    for number in scores.argsort(descending=True).tolist():
+        fits = (labels[number] == truths) & (overlaps[number] >= FOUND)
+        free = [index for index in fits.nonzero().flatten().tolist() if index not in pairs.values()]
+        if free:
+            pairs[number] = max(free, key=lambda index: float(overlaps[number, index]))
+    return pairs
+
+
+def _box(box: Tensor, kind: str, hover: str, label: str) -> str:
+    return "".join(_box_parts([round(float(value), 1) for value in box], kind, hover, label))
+
+
+def _box_parts(corners: Sequence[float], kind: str, hover: str, label: str) -> Iterator[str]:
+    x1, y1, x2, y2 = corners
+    yield f'<g class="{kind}"><title>{escape(hover)}</title>'
+    yield f'<rect x="{x1}" y="{y1}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
+    if label:
+        yield f'<text x="{x1}" y="{max(y1 - 1, 5)}">{escape(label)}</text>'
+    yield "</g>"
+
+
+def _png(picture: Tensor) -> str:
+    pixels = picture[0] if picture.shape[0] == 1 else picture.permute(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,142 @@
+"""What a detector learns: the losses that it gives itself, judged by mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from netaug_fx.errors import InputError
+from netaug_fx.training.data.loaders import EpochOrder
+from netaug_fx.training.detection.annotations import Target
+from netaug_fx.training.detection.changes import to_own_size
+from netaug_fx.training.detection.data_config import DetectionDataConfig
+from netaug_fx.training.detection.detect_config import AnswerConfig
+from netaug_fx.training.detection.detection_task import DetectionBatch, DetectionTask
+from netaug_fx.training.detection.loaders import make_loaders
+from netaug_fx.training.detection.metrics import average_precision
+from netaug_fx.training.objective import Lesson
+
+if TYPE_CHECKING:
+    from netaug_fx.training.arm import Arm
+
+Detection = Mapping[str, Tensor]
+
+
+class Boxes:
+    """Objects in images: the net's own losses, mean average precision."""
+
+    counts: tuple[str, ...] = ()
+    score = "val_map"
+
+    def __init__(self, answers: AnswerConfig) -> None:
+        self.answers = answers
+
+    def loaders(self, arm: Arm) -> tuple[DataLoader[DetectionBatch], EpochOrder, DataLoader[DetectionBatch]]:
+        """Batches of images and targets."""
+        task, data = arm.task, arm.config.data
+        assert isinstance(task, DetectionTask)
+        assert isinstance(data, DetectionDataConfig)
+        return make_loaders(task, data, arm.config.seed)
+
+    def lesson(self, arm: Arm, batch: DetectionBatch) -> Lesson:
+        """The images with their boxes."""
+        return _Boxed(*batch)
+
+    def means(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Nothing beside the losses: detections are made of validation images alone."""
+        return {}
+
+    def judge(self, arm: Arm, net: nn.Module) -> dict[str, float]:
+        """``val_map``, ``val_map_50`` and ``val_map_75``, from 0 to 1; boxes are compared at the images' own size."""
+        pairs: list[tuple[Detection, Target]] = []
+        for images, targets in arm.val_loader:
+            with arm.accelerator.autocast():
+                output = net(images)
+            found = detections(arm.net, output, images.shape[-2:], self.answers)
+            own = [at_own_size(each, target, images.shape[-1]) for each, target in zip(found, targets, strict=True)]
+            pairs += arm.accelerator.gather_for_metrics(own, use_gather_object=True)
+        found_at = average_precision(pairs, arm.task.classes)
+        return {f"val_{name}": found_at[name] or 0.0 for name in ("map", "map_50", "map_75")}
+
+
+class _Boxed:
+    """A batch of images with targets."""
+
+    def __init__(self, pictures: Tensor, targets: Sequence[Target]) -> None:
+        self.pictures, self.targets = pictures, targets
+
+    @property
+    def images(self) -> int:
+        return len(self.targets)
+
+    def loss(self, net: nn.Module) -> tuple[Tensor, None]:
+        return total_loss(net(self.pictures, self.targets)), None
+
+    def counted(self, output: None) -> tuple[Tensor, ...]:
+        return ()
+
+
+def total_loss(losses: Any) -> Tensor:
+    """The sum of what a detector in training returns.
+
+    Raises:
+        InputError: that is no dict of losses.
+    """
+    if not isinstance(losses, Mapping) or not losses or not all(_is_loss(value) for value in losses.values()):
+        what = f"{', '.join(map(str, losses)) or 'nothing'}" if isinstance(losses, Mapping) else type(losses).__name__
+        raise InputError(
+            f"called with images and targets, the detector returned {what}; expected a dict of losses by name, each a "
+            "tensor of one number"
+        )
+    return torch.stack([value.float().reshape(()) for value in losses.values()]).sum()
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1
+
+
+def detections(net: nn.Module, output: Any, size: Sequence[int], answers: AnswerConfig) -> list[Detection]:
+    """Detections of each image, in pixels of the net's input.
+
+    Args:
+        net: Turns its predictions into detections by its method ``detect``, unless they are a list of dicts with
+            ``boxes``, ``scores`` and ``labels`` as they are.
+        output: What the net gave for the images alone.
+        size: Height and width of the images.
+        answers: Which detections count.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(output, list) and all(isinstance(each, Mapping) and "scores" in each for each in output):
+        return output
+    if not callable(getattr(net, "detect", None)):
+        raise InputError(
+            f"{type(net).__name__} gives {type(output).__name__} for images; expected a list of dicts with boxes, "
+            "scores and labels, or a method detect(predictions, size) that makes it of them"
+        )
+    height, width = size
+    limits = {"score_threshold": answers.score, "iou_threshold": answers.overlap, "limit": answers.limit}
+    found: list[Detection] = net.detect(_in_float(output), (int(height), int(width)), **limits)
+    return found
+
+
+def _in_float(output: Any) -> Any:
+    """Predictions of mixed precision in single precision, in which boxes are exact to the pixel."""
+    if isinstance(output, Tensor):
+        return output.float()
+    return type(output)(map(_in_float, output)) if isinstance(output, (tuple, list)) else output
+
+
+def at_own_size(found: Detection, target: Target, side: int) -> tuple[Detection, Target]:
+    """Detections and target of a validation image, on the CPU, in pixels of the image instead of the net's input."""
+    answer = {name: value.detach().cpu() for name, value in found.items()}
+    truth = {name: value.cpu() for name, value in target.items()}
+    size = truth.pop("size")
+    answer["boxes"] = to_own_size(answer["boxes"].float(), size, side)
+    truth["boxes"] = to_own_size(truth["boxes"], size, side)
+    return answer, truth
