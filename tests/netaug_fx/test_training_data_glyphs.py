@@ -43,7 +43,7 @@ def test_each_row_has_every_character_and_each_round_every_character_of_every_fo
 
 
 def test_characters_differ_within_every_font_and_fonts_within_every_character() -> None:
-    drawings = glyphs._drawings(28, torch.device("cpu")).view(len(CHARACTERS), len(FONTS), -1)
+    drawings = glyphs.drawings(28, torch.device("cpu")).view(len(CHARACTERS), len(FONTS), -1)
     assert len({drawing.numpy().tobytes() for drawing in drawings.flatten(0, 1)}) == ROUND
     ink = drawings.float().mean(-1)
     assert float(ink.min()) > 2

@@ -44,6 +44,8 @@ FONTS = (
 # One run through every character of every font.
 ROUND = len(CHARACTERS) * len(FONTS)
 DEFAULT_SAMPLES = 60_000
+# Size of the font over half the side of a drawing.
+EM = 1.5
 
 # Mean and standard deviation of a hundred thousand images of the default style at 28 pixels.
 MEAN, STD = 0.239, 0.234
@@ -95,10 +97,10 @@ def glyph_batch(
     style = style or GlyphConfig()
     indices = torch.as_tensor(indices, dtype=torch.int64)
     character, font = _identity(indices)
-    drawings = _drawings(side, indices.device)[character * len(FONTS) + font].unsqueeze(1)
+    drawn = drawings(side, indices.device)[character * len(FONTS) + font].unsqueeze(1)
     draw = uniform(key_of(seed, 0), indices, _POSES)
     grid = sampling_grid(_poses(draw, style), side)
-    images = F.grid_sample(drawings.float(), grid, padding_mode="zeros", align_corners=False)
+    images = F.grid_sample(drawn.float(), grid, padding_mode="zeros", align_corners=False)
     # Glyph and ground differ by at least the least contrast; where they differ by less than 1, the ground is any grey.
     contrast = style.contrast + (1 - style.contrast) * draw[:, 4]
     ground = (1 - contrast) * draw[:, 5]
@@ -132,18 +134,22 @@ def _identity(indices: Tensor) -> tuple[Tensor, Tensor]:
     return character, (turn + stagger) % len(FONTS)
 
 
-@functools.lru_cache(maxsize=8)
-def _drawings(side: int, device: torch.device) -> Tensor:
-    """Each character of each font, uint8 ``[62 * fonts, 2 * side, 2 * side]``, white on black."""
-    drawings = np.empty((len(CHARACTERS), len(FONTS), 2 * side, 2 * side), dtype=np.uint8)
+@functools.lru_cache(maxsize=16)
+def drawings(side: int, device: torch.device, characters: str = CHARACTERS) -> Tensor:
+    """Each character of each font, uint8 ``[characters * fonts, 2 * side, 2 * side]``, white on black.
+
+    Raises:
+        DataError: matplotlib came without one of its fonts.
+    """
+    drawn = np.empty((len(characters), len(FONTS), 2 * side, 2 * side), dtype=np.uint8)
     for column, name in enumerate(FONTS):
-        font = _font(name, size=round(1.5 * side))
-        for row, character in enumerate(CHARACTERS):
+        font = _font(name, size=round(EM * side))
+        for row, character in enumerate(characters):
             canvas = Image.new("L", (2 * side, 2 * side))
             # All on one line, since size and place on it tell 'o' from 'O'; with room for what hangs below it.
             ImageDraw.Draw(canvas).text((side, 1.5 * side), character, fill=255, font=font, anchor="ms")
-            drawings[row, column] = np.asarray(canvas)
-    return torch.from_numpy(drawings).flatten(0, 1).to(device)
+            drawn[row, column] = np.asarray(canvas)
+    return torch.from_numpy(drawn).flatten(0, 1).to(device)
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:

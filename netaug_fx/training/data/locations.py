@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from netaug_fx.errors import DataError
-from netaug_fx.training.data.config import DataConfig
 
 
-def need_folder(config: DataConfig, layout: str, *expected: str) -> Path:
+class Located(Protocol):
+    """Settings that say which data set, and where it lies."""
+
+    @property
+    def name(self) -> str:
+        """The name of the set."""
+        ...
+
+    @property
+    def dir(self) -> str | None:
+        """The folder that holds it."""
+        ...
+
+
+def need_folder(config: Located, layout: str, *expected: str) -> Path:
     """The folder ``data.dir``, after a look that ``expected`` is in it.
 
     Args:

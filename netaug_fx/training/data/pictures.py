@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -84,15 +84,17 @@ class Files:
                 raise _broken(str(file), error) from None
 
 
-def read_picture(file: Path | IO[bytes], name: str) -> Image.Image:
-    """An image file as RGB and upright.
+def read_picture(
+    file: Path | IO[bytes], name: str, convert: Callable[[Image.Image], Image.Image] | None = None
+) -> Image.Image:
+    """An image file as RGB and upright, or as ``convert`` makes it.
 
     Raises:
         DataError: it cannot be read as an image; the message calls it ``name``.
     """
     try:
         with Image.open(file) as image:
-            return as_rgb(image)
+            return (convert or as_rgb)(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _broken(name, error) from None
 

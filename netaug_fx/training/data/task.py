@@ -74,7 +74,7 @@ class TensorImages:
 
 def resized(pixels: Tensor, side: int | None) -> Tensor:
     """uint8 images ``[n, c, s, s]`` at another size, bilinear, smoothed where they shrink."""
-    if side is None or side == pixels.shape[-1]:
+    if side is None or pixels.shape[-2:] == (side, side):
         return pixels
     size = [side, side]
     smooth = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
