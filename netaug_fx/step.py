@@ -16,8 +16,9 @@ from netaug_fx.distillation import Distillation
 from netaug_fx.errors import InputError
 from netaug_fx.supernet import Supernet, control, is_supernet
 
-LossFunction = Callable[[nn.Module], "Tensor | tuple[Tensor, Any]"]
-"""Runs the net that it is given on a batch; returns the loss, or the loss and the net's output."""
+LossFunction = Callable[[nn.Module], "Tensor | Mapping[str, Tensor] | tuple[Tensor, Any]"]
+"""Runs the net that it is given on a batch; returns the loss, a dict of losses as detectors give it, or the loss and
+the net's output."""
 
 Gradients = list[Tensor | None]
 
@@ -61,7 +62,7 @@ def step(
         supernet: What ``augment`` returned, or a wrapper around it (``DistributedDataParallel``, what accelerate or
             Fabric prepared).
         loss_fn: Called with ``supernet``, once for the target and once for each wider net; runs it on the batch and
-            returns the loss, or the pair of loss and output.
+            returns the loss, a dict of losses whose sum is the loss, or the pair of loss and output.
         backward: Called with each loss instead of ``loss.backward()``: ``accelerator.backward``, ``fabric.backward``,
             ``self.manual_backward`` or ``lambda loss: scaler.scale(loss).backward()``.
         no_sync: Makes a context in which backward passes do not communicate; all but the last run in it. By default
@@ -157,13 +158,29 @@ class _Passes:
 
     def _run(self) -> tuple[Tensor, Any]:
         result = self.loss_fn(self.wrapped)
+        if isinstance(result, Mapping):
+            result = _total(result)
         loss, output = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError(
-                "loss_fn must return the loss, a tensor of one number, or the pair of loss and output, not "
+                "loss_fn must return the loss, a tensor of one number, a dict of losses, or the pair of loss and output, "
+                "not "
                 f"{tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}"
             )
         return loss, output
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of a detector's losses.
+
+    Raises:
+        InputError: one is no tensor of one number, or there is none.
+    """
+    wrong = [name for name, loss in losses.items() if not isinstance(loss, Tensor) or loss.numel() != 1]
+    if wrong or not losses:
+        found = f"{', '.join(map(repr, wrong))} is not" if wrong else "there is none"
+        raise InputError(f"loss_fn returned a dict, which must hold losses, each a tensor of one number; {found}")
+    return torch.stack([loss.reshape(()) for loss in losses.values()]).sum()
 
 
 class _Surgery:

@@ -34,6 +34,7 @@ ArmName = Literal["baseline", "netaug"]
 
 # Where the command line has a shorter name for a setting, errors name both.
 FLAGS = {
+    "task": "--task",
     "model.name": "--model",
     "model.weights": "--weights",
     "data.name": "--data",
@@ -127,6 +128,10 @@ class ArmsConfig(RunConfig):
 class TrainConfig(ArmsConfig):
     """The settings of ``netaug-fx train``."""
 
+    task: Literal["classify"] = Field(
+        default="classify",
+        description="What is learnt: `classify` (a class for each image) or `detect` (objects and their boxes).",
+    )
     data: DataConfig = Field(default=DataConfig(), description="The images.")
     distill: DistillConfig = Field(default=DistillConfig(), description="Teachers.")
 

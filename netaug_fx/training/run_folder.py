@@ -24,7 +24,7 @@ from netaug_fx.errors import DataError, ExportError, InputError, RunError
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import Config, RunConfig, load_config
-from netaug_fx.training.data import Problem, own_side
+from netaug_fx.training.data import DataConfig, Problem, own_side
 from netaug_fx.training.model_loading import load_model, natural_input_shape
 from netaug_fx.training.recipes import read_settings
 from netaug_fx.training.transfer import cuts_of
@@ -154,10 +154,14 @@ def accelerator_for(config: RunConfig) -> Any:
 
 def resolved(config: Config) -> Config:
     """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
-    if config.data.image_size is not None or own_side(config.data.name) is not None:
+    if (
+        config.data.image_size is not None
+        or own_side(config.data.name) is not None
+        or not isinstance(config.data, DataConfig)
+    ):
         return config
     shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
-    data = config.data.model_copy(update={"image_size": shape[-1] if shape else 64})
+    data = data.model_copy(update={"image_size": shape[-1] if shape else 64})
     return config.model_copy(update={"data": data})
 
 

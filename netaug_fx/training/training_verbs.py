@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from netaug_fx.errors import InputError, RunError
-from netaug_fx.training.config import FLAGS, EvolveConfig, TrainConfig, load_config
+from netaug_fx.training.config import FLAGS, EvolveConfig, RunConfig, TrainConfig, load_config
 from netaug_fx.training.options import (
     BatchSize,
     ConfigFile,
@@ -32,9 +32,11 @@ from netaug_fx.training.options import (
     Weights,
     setting,
 )
+from netaug_fx.training.recipes import read_settings
 
 
 def train(
+    task: Annotated[str | None, setting("--task", "task", metavar="classify|detect")] = None,
     model: ModelSetting = None,
     data: Data = None,
     data_dir: DataDir = None,
@@ -59,17 +61,44 @@ def train(
 ) -> None:
     """Train a net with and without augmentation; extract, verify and export it; write a report page.
 
-    Without options: a very small net on scikit-learn's handwritten digits, in about a minute.
+    Without options: a very small net on scikit-learn's handwritten digits, in about a minute. With --task detect: a very
+    small detector on rendered scenes of digits, in minutes; --data is then scenes, coco or voc, and --model a detector
+    such as yolo_mobilenet_v2_tiny.
     """
     overrides = given(locals())
-    from netaug_fx.training import run
-
-    if resume is None:
-        folder = run.start(load_config(TrainConfig, config, overrides), out)
-    else:
+    if resume is not None:
         resume_alone(overrides, config, out)
+    settings_file = config if resume is None else resume / "config.yaml"
+    run, kind = _run_of(overrides.get("task") or _task_in(settings_file))
+    if resume is None:
+        folder = run.start(load_config(kind, config, overrides), out)
+    else:
         folder = run.resume(resume)
     exit_by_verification(folder)
+
+
+def _task_in(file: Path | None) -> Any:
+    """What a file of settings says is learnt."""
+    missing = file is None or (file.name == "config.yaml" and not file.exists())
+    return TrainConfig().task if missing else read_settings(Path(str(file))).get("task", TrainConfig().task)
+
+
+def _run_of(task: Any) -> tuple[Any, type[RunConfig]]:
+    """The module that runs a task, with the kind of its settings.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if task == "classify":
+        from netaug_fx.training import run
+
+        return run, TrainConfig
+    if task == "detect":
+        from netaug_fx.training.detection import run as detection_run
+        from netaug_fx.training.detection.detect_config import DetectConfig
+
+        return detection_run, DetectConfig
+    raise InputError(f"setting 'task' (--task): found {task!r}; expected classify or detect")
 
 
 def evolve(

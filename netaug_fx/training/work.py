@@ -107,6 +107,8 @@ class Work(Generic[Config, Images]):
                 f"{config.model.name} on {task.name}: {len(task.train)} training and {len(task.val)} "
                 f"validation images, {len(task.classes)} classes; run folder {self.folder}"
             )
+            for note in task.notes():
+                progress.message(note)
             arms = self._train(progress)
             if self.accelerator.is_main_process:
                 progress.message("extracting, exporting and verifying the tiny net")

@@ -75,7 +75,9 @@ def test_the_loss_follows_alpha_and_phase_two_widens_inner_groups_only(config: T
     def gradient(alpha: float) -> Tensor:
         settings = changed(config, netaug__alpha=alpha, netaug__phase_two=1.0, model__name="digits_net")
         net = build_net(settings, task, "netaug")
-        arm = Arm("netaug", settings, task, accelerator, net, tmp_path, method_of(net, settings.netaug, settings.distill))
+        arm = Arm(
+            "netaug", settings, task, accelerator, net, tmp_path, method_of(net, settings.netaug, settings.distill)
+        )
         arm.wrapped.train()
         engine._gradients(arm, next(iter(arm.train_loader)))
         return net.get_parameter("classifier.weight").grad.clone()  # type: ignore[union-attr]

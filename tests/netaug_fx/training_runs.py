@@ -68,7 +68,9 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def make_arm(config: TrainConfig, task: Task, folder: Path, name: Any = "netaug") -> Arm:
     net = build_net(config, task, name)
     teacher = load_teacher(config.distill, task, torch.device("cpu"))
-    return Arm(name, config, task, accelerator_for(config), net, folder, method_of(net, config.netaug, config.distill), teacher)
+    return Arm(
+        name, config, task, accelerator_for(config), net, folder, method_of(net, config.netaug, config.distill), teacher
+    )
 
 
 def one_step(arm: Arm) -> Arm:

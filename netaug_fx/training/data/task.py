@@ -131,6 +131,10 @@ class Problem(Protocol):
         """The first validation images as the net sees them, ``[batch, channels, image_size, image_size]``."""
         ...
 
+    def notes(self) -> list[str]:
+        """What a user should know of the data when a run starts, one line each."""
+        ...
+
 
 @dataclass(frozen=True)
 class Task:
@@ -152,3 +156,7 @@ class Task:
     def example(self, batch: int = 2) -> Tensor:
         """The first validation images as the net sees them, ``[batch, channels, image_size, image_size]``."""
         return normalise(self.val.images(range(min(batch, len(self.val)))), self.mean, self.std)
+
+    def notes(self) -> list[str]:
+        """Nothing: images that cannot be read are errors."""
+        return []

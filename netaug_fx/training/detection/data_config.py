@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from netaug_fx.training.data.config import ImagesConfig
 from netaug_fx.training.section import Section
 
 
@@ -58,11 +59,10 @@ class SceneConfig(Section):
         return self
 
 
-class DetectionDataConfig(Section):
+class DetectionDataConfig(ImagesConfig):
     """Which images with boxes to train on, and what is done to them."""
 
     name: str = Field(default="scenes", description="`scenes` (rendered characters), `coco` or `voc`.")
-    dir: str | None = Field(default=None, description="Folder that holds the data set.")
     image_size: Annotated[int, Field(ge=16)] | None = Field(
         default=None,
         description="Side of the square input in pixels, to which images are stretched. Unset: 96 for scenes, 416 for "
@@ -104,9 +104,6 @@ class DetectionDataConfig(Section):
     val_samples: int = Field(default=1000, ge=1, description="Scenes to validate on.")
     fresh: bool = Field(default=True, description="Scenes: each epoch new ones, or the same ones again.")
     scenes: SceneConfig = Field(default=SceneConfig(), description="How scenes vary.")
-    workers: int = Field(
-        default=0, ge=0, description="Processes that decode or render images; 0 does it in the training process."
-    )
 
     @model_validator(mode="after")
     def _jitter_fits(self) -> DetectionDataConfig:

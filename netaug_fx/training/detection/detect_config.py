@@ -32,7 +32,7 @@ class AnswerConfig(Section):
 class DetectConfig(ArmsConfig):
     """The settings of ``netaug-fx train --task detect``."""
 
-    task: Literal["detect"] = Field(default="detect", description="What is learnt.")
+    task: Literal["detect"] = Field(default="detect", description="What is learnt: objects and their boxes.")
     model: ModelConfig = Field(default=ModelConfig(name="yolo_scenes"), description="The detector.")
     data: DetectionDataConfig = Field(default=DetectionDataConfig(), description="The images with boxes.")
     optim: OptimConfig = Field(

@@ -69,8 +69,8 @@ def start_from(net: nn.Module, model: ModelConfig, task: DetectionTask) -> None:
     backbone = getattr(net, "backbone", None)
     if not isinstance(backbone, zoo.Backbone):
         raise CheckpointError(
-            f"{file} holds no weights of {model.name}. A classifier's can be loaded into a detector whose `backbone` is "
-            "a netaug_fx.models.detection.Backbone; load others in the function that builds the detector."
+            f"{file} holds no weights of {model.name}. A classifier's can be loaded into a detector whose `backbone` "
+            "is a netaug_fx.models.detection.Backbone; load others in the function that builds the detector."
         )
     try:
         zoo.load_classifier_(backbone, tensors)

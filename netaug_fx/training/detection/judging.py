@@ -87,7 +87,8 @@ def check_files(net: nn.Module, files: Mapping[str, Path], task: DetectionTask) 
 
 def _check(name: str, model: nn.Module, file: Path, images: Tensor) -> Check:
     worst = 0.0
-    for number, image in enumerate(images.split(1)):
+    for number in range(len(images)):
+        image = images[number : number + 1]
         expected = [t.numpy() for t in pytree.tree_leaves(model(image)) if isinstance(t, Tensor)]
         try:
             actual = run_onnx(file, image)

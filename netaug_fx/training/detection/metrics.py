@@ -46,8 +46,8 @@ def average_precision(
         classes: Names, in the order of the labels.
 
     Returns:
-        ``map`` over overlaps from 0.5 to 0.95, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``, and
-        ``by_class``, ``map`` of each by name; None where there is no box to find.
+        ``map`` over overlaps from 0.5 to 0.95, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
+        and ``by_class``, ``map`` of each by name; None where there is no box to find.
 
     Source: Lin et al., Microsoft COCO, ECCV 2014, and its evaluation code.
     """

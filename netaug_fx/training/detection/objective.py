@@ -121,7 +121,8 @@ def detections(net: nn.Module, output: Any, size: Sequence[int], answers: Answer
         )
     height, width = size
     limits = {"score_threshold": answers.score, "iou_threshold": answers.overlap, "limit": answers.limit}
-    found: list[Detection] = net.detect(_in_float(output), (int(height), int(width)), **limits)
+    detect: Any = net.detect
+    found: list[Detection] = detect(_in_float(output), (int(height), int(width)), **limits)
     return found
 
 

@@ -1,6 +1,7 @@
 """``netaug-fx train --task detect``: train the arms, extract the tiny detector, export it, verify it, report.
 
-The run folder holds what that of ``train`` does, and ``tiny.decoded.onnx``, the tiny detector with decoding in the graph.
+The run folder holds what that of ``train`` does, and ``tiny.decoded.onnx``, the tiny detector with decoding in the
+graph.
 """
 
 from __future__ import annotations
