@@ -163,9 +163,8 @@ class _Passes:
         loss, output = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError(
-                "loss_fn must return the loss, a tensor of one number, a dict of losses, or the pair of loss and output, "
-                "not "
-                f"{tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}"
+                "loss_fn must return the loss, a tensor of one number, a dict of losses, or the pair of loss and "
+                f"output, not {tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}"
             )
         return loss, output
 

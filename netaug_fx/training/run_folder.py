@@ -154,15 +154,12 @@ def accelerator_for(config: RunConfig) -> Any:
 
 def resolved(config: Config) -> Config:
     """The settings with the size of a folder's images: as asked for, else what the net was made for, or 64."""
-    if (
-        config.data.image_size is not None
-        or own_side(config.data.name) is not None
-        or not isinstance(config.data, DataConfig)
-    ):
+    data = config.data
+    if data.image_size is not None or own_side(data.name) is not None or not isinstance(data, DataConfig):
         return config
     shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
-    data = data.model_copy(update={"image_size": shape[-1] if shape else 64})
-    return config.model_copy(update={"data": data})
+    sized = data.model_copy(update={"image_size": shape[-1] if shape else 64})
+    return config.model_copy(update={"data": sized})
 
 
 @contextmanager

@@ -61,20 +61,16 @@ def train(
 ) -> None:
     """Train a net with and without augmentation; extract, verify and export it; write a report page.
 
-    Without options: a very small net on scikit-learn's handwritten digits, in about a minute. With --task detect: a very
-    small detector on rendered scenes of digits, in minutes; --data is then scenes, coco or voc, and --model a detector
-    such as yolo_mobilenet_v2_tiny.
+    Without options: a very small net on scikit-learn's handwritten digits, in about a minute. With --task detect: a
+    very small detector on rendered scenes of digits, in minutes; --data is then scenes, coco or voc, and --model a
+    detector such as yolo_mobilenet_v2_tiny.
     """
     overrides = given(locals())
     if resume is not None:
         resume_alone(overrides, config, out)
     settings_file = config if resume is None else resume / "config.yaml"
     run, kind = _run_of(overrides.get("task") or _task_in(settings_file))
-    if resume is None:
-        folder = run.start(load_config(kind, config, overrides), out)
-    else:
-        folder = run.resume(resume)
-    exit_by_verification(folder)
+    exit_by_verification(run.start(load_config(kind, config, overrides), out) if resume is None else run.resume(resume))
 
 
 def _task_in(file: Path | None) -> Any:
