@@ -7,6 +7,7 @@ products only, as papers on tiny nets count; what norms, pooling and resizing co
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import warnings
@@ -194,6 +195,34 @@ def _bilinear(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(_shape(outputs[0])) * (_shape(inputs[0])[-1] + 1) * _shape(inputs[1])[-1]
 
 
+def _convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution whose padding is a word, which fvcore does not know."""
+    images, _, *places = _shape(outputs[0])
+    return images * math.prod(places) * math.prod(_shape(inputs[1]))
+
+
+def _tensordot(inputs: list[Any], outputs: list[Any]) -> int:
+    summed: list[int] = inputs[2].toIValue() or [value.toIValue() for value in inputs[2].node().inputs()]
+    shape = _shape(inputs[0])
+    return math.prod(_shape(outputs[0])) * math.prod(shape[dim] for dim in summed)
+
+
+def _matrix_chain(inputs: list[Any], outputs: list[Any]) -> int:
+    """A product of several matrices, in the cheapest order, which torch looks for too."""
+    shapes = [_shape(value) for value in inputs[0].node().inputs()]
+    sides = [shapes[0][0] if len(shapes[0]) > 1 else 1, *(shape[0] for shape in shapes[1:])]
+    sides.append(shapes[-1][1] if len(shapes[-1]) > 1 else 1)
+
+    @functools.cache
+    def cost(first: int, last: int) -> int:
+        splits = (
+            cost(first, k) + cost(k, last) + sides[first] * sides[k] * sides[last] for k in range(first + 1, last)
+        )
+        return min(splits, default=0)
+
+    return cost(0, len(sides) - 1)
+
+
 def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
     """Every step multiplies with each weight matrix once."""
     packed = inputs[3].node().kind() == "prim::ListConstruct"
@@ -250,6 +279,10 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "addbmm": _product(1, 2),
     "baddbmm": _product(1, 2),
     "einsum": _einsum,
+    "tensordot": _tensordot,
+    "linalg_multi_dot": _matrix_chain,
+    "chain_matmul": _matrix_chain,
+    "_convolution_mode": _convolution,
     "bilinear": _bilinear,
     "scaled_dot_product_attention": _attention,
     "lstm": _recurrent,

@@ -56,6 +56,11 @@ CASES: list[tuple[str, nn.Module, tuple[Tensor, ...], int]] = [
     ("einsum, ellipsis", Apply(lambda a, b: torch.einsum("...i,oi->...o", a, b)), (rand(2, 3, 4), rand(5, 4)), 120),
     ("einsum of three", Apply(lambda *t: torch.einsum("ab,bc,cd->ad", *t)), (rand(2, 3), rand(3, 4), rand(4, 5)), 64),
     ("attention", Apply(F.scaled_dot_product_attention), (rand(2, 4, 5), rand(2, 6, 5), rand(2, 6, 7)), 48 * 12),
+    ("padding by name", nn.Conv2d(3, 4, 3, padding="same"), (rand(2, 3, 8, 8),), 2 * 64 * 4 * 3 * 9),
+    ("padding by name, grouped", nn.Conv1d(4, 8, 3, padding="valid", groups=2), (rand(1, 4, 9),), 7 * 8 * 2 * 3),
+    ("tensordot", Apply(lambda a, b: torch.tensordot(a, b, ([2, 1], [0, 1]))), (rand(2, 3, 4), rand(4, 3, 5)), 120),
+    ("chain, cheapest order", Apply(lambda *t: torch.linalg.multi_dot(t)), (rand(9, 2), rand(2, 7), rand(7, 3)), 96),
+    ("chain from a vector", Apply(lambda *t: torch.linalg.multi_dot(t)), (rand(2), rand(2, 7), rand(7, 3)), 35),
     ("LSTM", nn.LSTM(5, 7, num_layers=2, batch_first=True), (rand(2, 3, 5),), 6 * 4 * 7 * (5 + 7 + 7 + 7)),
     ("GRU", nn.GRU(5, 7, bidirectional=True), (rand(3, 2, 5),), 6 * 3 * 7 * (5 + 7) * 2),
 ]  # fmt: skip
