@@ -138,8 +138,8 @@ class YoloHead(Head):
         with torch.autocast(first.device.type, enabled=False):
             raw = self._rows(predictions)
             found = self._boxes(raw, self._priors(predictions, size))
-            assignment = yolo_losses.assign(batch, self.anchors, _sizes(predictions), self.strides, size)
-            return yolo_losses.yolo_losses(raw, found, batch, assignment)
+            matched = yolo_losses.assign(batch, self.anchors, _sizes(predictions), self.strides, size)
+            return yolo_losses.yolo_losses(raw, found, batch, matched)
 
     def _boxes(self, raw: Tensor, priors: Priors) -> Tensor:
         """The predicted boxes, not cut off: centres stay within their pixel of the feature map (section 2.1)."""
@@ -209,7 +209,7 @@ class SSDLiteHead(Head):
         batch = collate(targets, len(first), self.num_classes, first.device)
         with torch.autocast(first.device.type, enabled=False):
             start = self._priors(offsets, size).boxes
-            matched = ssd_losses.match(batch, start)
+            matched = ssd_losses.assign(batch, start)
             return ssd_losses.ssd_losses(self._rows(classes), self._rows(offsets), start, batch, matched)
 
     def _split(self, predictions: Predictions) -> tuple[Predictions, Predictions]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from netaug_fx.models.detection.boxes import pairwise_cover, pairwise_iou, to_centres, to_corners
+from netaug_fx.models.detection.matching import Match, match
 from netaug_fx.models.detection.targets import Batch
 
 # Offsets of about one: the scale of SSD's code, which its paper does not mention.
@@ -18,24 +18,10 @@ _SIZE_SCALE = 0.2
 # No box grows by more than that from its anchor; the exponential of a large number would be infinite.
 MOST_GROWTH = math.log(1000 / 16)
 _LEAST_SIZE = 1.0
-_MATCH = 0.5
+_OVERLAP = 0.5
+# An anchor with more of its area than this in an ignored box is not background.
 _IN_IGNORED = 0.5
 _NEGATIVES = 3
-
-
-@dataclass(frozen=True)
-class Match:
-    """What each anchor has to find.
-
-    Attributes:
-        positive: bool (N, M): it has to find a box.
-        truth: int64 (N, M): which box, where positive.
-        negative: bool (N, M): it has to find background. The others are neither.
-    """
-
-    positive: Tensor
-    truth: Tensor
-    negative: Tensor
 
 
 def encode(boxes: Tensor, priors: Tensor) -> Tensor:
@@ -55,12 +41,11 @@ def decode(offsets: Tensor, priors: Tensor) -> Tensor:
     return torch.cat((centres, sizes), -1)
 
 
-@torch.no_grad()
-def match(batch: Batch, priors: Tensor) -> Match:
-    """Matches each box with the anchor that overlaps it most, and with all that overlap it by more than half.
+def assign(batch: Batch, priors: Tensor) -> Match:
+    """Gives each box to the anchor that overlaps it most, and to all that overlap it by more than half.
 
-    An anchor that could have several boxes gets the one it is the best anchor of, then the one it overlaps most, then
-    the first. An anchor with more than half its area in an ignored box, and no box of its own, is not background.
+    Where two boxes want the same anchor, one takes the next best
+    (:func:`~netaug_fx.models.detection.matching.match`).
 
     Args:
         batch: the boxes, (N, T, 4).
@@ -68,14 +53,7 @@ def match(batch: Batch, priors: Tensor) -> Match:
 
     Paper: Liu et al., SSD, arXiv 1512.02325, section 2.2.
     """
-    anchors = to_corners(priors)[None]
-    overlaps = pairwise_iou(batch.boxes, anchors)
-    best = F.one_hot(overlaps.argmax(-1), len(priors))
-    merits = (overlaps + 2 * best).masked_fill(~batch.wanted[..., None], -1)
-    merit, truth = merits.max(1)
-    positive = merit > _MATCH
-    covered = (pairwise_cover(anchors, batch.boxes) > _IN_IGNORED) & batch.ignored[:, None]
-    return Match(positive, truth, ~positive & ~covered.any(-1))
+    return match(pairwise_iou(batch.boxes, to_corners(priors)[None]), batch.wanted, _OVERLAP)
 
 
 def ssd_losses(logits: Tensor, offsets: Tensor, priors: Tensor, batch: Batch, matched: Match) -> dict[str, Tensor]:
@@ -86,34 +64,37 @@ def ssd_losses(logits: Tensor, offsets: Tensor, priors: Tensor, batch: Batch, ma
         offsets: float32 (N, M, 4).
         priors: (M, 4).
         batch: what is to be found.
-        matched: what each anchor has to find.
+        matched: which anchor has to find which box.
 
     Returns:
         ``"box"``: smooth L1 of the offsets; ``"classes"``: cross-entropy of anchors with a box and of the three times
-        as many others of the image that are most mistaken (three where there is no box).
+        as many others of the image that are most mistaken (three where there is no box). Anchors in an ignored box are
+        not among these.
 
     Paper: Liu et al., SSD, arXiv 1512.02325, section 2.2.
     """
-    count = max(int(matched.positive.sum()), len(logits))
-    boxes = _of_truth(to_centres(batch.boxes), matched.truth)
     positive = matched.positive
-    wanted = encode(boxes, priors)[positive]
-    labels = batch.labels.gather(1, matched.truth).where(positive, logits.shape[-1] - 1)
+    count = max(int(positive.sum()), len(logits))
+    starts = priors.expand(len(logits), -1, -1)[positive]
+    wanted = encode(to_centres(matched.of(batch.boxes)), starts)
+    labels = torch.full_like(matched.truth, logits.shape[-1] - 1)
+    labels[positive] = matched.of(batch.labels)
     entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    mistaken = _hardest(entropy.detach(), positive, ~positive & ~_excused(priors, batch))
     return {
         "box": F.smooth_l1_loss(offsets[positive], wanted.to(offsets), reduction="sum") / count,
-        "classes": entropy[positive | _hardest(entropy.detach(), matched)].sum() / count,
+        "classes": entropy[positive | mistaken].sum() / count,
     }
 
 
-def _of_truth(boxes: Tensor, truth: Tensor) -> Tensor:
-    """The box of each anchor: (N, T, 4), (N, M) -> (N, M, 4)."""
-    return boxes.gather(1, truth[..., None].expand(-1, -1, 4))
+def _excused(priors: Tensor, batch: Batch) -> Tensor:
+    """Anchors that lie in an ignored box: (N, M)."""
+    covered = pairwise_cover(to_corners(priors)[None], batch.boxes) > _IN_IGNORED
+    return (covered & batch.ignored[:, None]).any(-1)
 
 
-def _hardest(losses: Tensor, matched: Match) -> Tensor:
-    """Of each image's negatives those with the largest losses: (N, M)."""
-    number = (_NEGATIVES * matched.positive.sum(1)).clamp(min=_NEGATIVES)
-    order = losses.masked_fill(~matched.negative, -1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    return matched.negative & (rank < number[:, None])
+def _hardest(losses: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Of each image's negatives those with the largest losses, three for each positive: bool (N, M)."""
+    number = (_NEGATIVES * positive.sum(1)).clamp(min=_NEGATIVES)
+    order = losses.masked_fill(~negative, -1).argsort(dim=1, descending=True, stable=True)
+    return negative & (order.argsort(dim=1) < number[:, None])

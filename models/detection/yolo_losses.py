@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from netaug_fx.models.detection.anchors import side_of
 from netaug_fx.models.detection.boxes import giou, pairwise_cover, pairwise_iou, to_centres
+from netaug_fx.models.detection.matching import Match, match
 from netaug_fx.models.detection.targets import Batch
 
 # A prediction that no box is given to, but that overlaps one by more, need not say that nothing is there. Darknet's
@@ -24,21 +24,6 @@ _IN_IGNORED = 0.5
 _BOX_WEIGHT = 2.0
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """Predictions that have to find a box, each one box, P in all; int64 (P,) each.
-
-    Attributes:
-        images: the image.
-        predictions: the prediction in its image.
-        truths: the box in its image.
-    """
-
-    images: Tensor
-    predictions: Tensor
-    truths: Tensor
-
-
 @torch.no_grad()
 def assign(
     batch: Batch,
@@ -46,11 +31,11 @@ def assign(
     maps: Sequence[tuple[int, int]],
     strides: Sequence[int],
     size: tuple[int, int],
-) -> Assignment:
+) -> Match:
     """Gives each box to the anchor most like it in shape, at the pixel of the feature map that its centre is in.
 
-    Also to every other anchor that is alike enough. Where two boxes want the same prediction, it goes to the one it is
-    the best anchor of, then to the one more alike, then to the first. Centres outside the image count to its border.
+    Also to every other anchor there that is alike enough. Where two boxes want the same prediction, one takes the next
+    best anchor (:func:`~netaug_fx.models.detection.matching.match`). Centres outside the image count to its border.
 
     Args:
         batch: the boxes, (N, T, 4).
@@ -58,25 +43,19 @@ def assign(
 
     Paper: Redmon and Farhadi, YOLOv3, arXiv 1804.02767, section 2.1.
     """
-    levels, anchors, _ = shapes.shape
+    anchors = shapes.shape[1]
     boxes = to_centres(batch.boxes)
     likeness = _likeness(boxes[..., 2:], shapes.flatten(0, 1).float() * side_of(size))
-    best = F.one_hot(likeness.argmax(-1), levels * anchors).bool()
-    wanted = (best | (likeness > _ALSO)) & batch.wanted[..., None]
 
     grid = torch.tensor(maps, device=shapes.device).repeat_interleave(anchors, 0)
     stride = torch.tensor(strides, device=shapes.device).repeat_interleave(anchors)
     pixels = grid.prod(1)
-    first = pixels.cumsum(0) - pixels
     column, row = (
         (boxes[..., axis, None] / stride).floor().clamp(min=0).minimum(grid[:, 1 - axis] - 1).long() for axis in (0, 1)
     )
-    number = first + row * grid[:, 1] + column
-
-    images, truths, _ = wanted.nonzero(as_tuple=True)
-    claims = number[wanted] + images * pixels.sum()
-    winners = _first_of_each(claims, (likeness + best)[wanted])
-    return Assignment(images[winners], number[wanted][winners], truths[winners])
+    number = pixels.cumsum(0) - pixels + row * grid[:, 1] + column
+    nowhere = likeness.new_full((*likeness.shape[:2], int(pixels.sum())), -1)
+    return match(nowhere.scatter(2, number, likeness), batch.wanted, _ALSO)
 
 
 def _likeness(sizes: Tensor, shapes: Tensor) -> Tensor:
@@ -85,24 +64,14 @@ def _likeness(sizes: Tensor, shapes: Tensor) -> Tensor:
     return shared / (sizes.prod(-1)[..., None] + shapes.prod(-1) - shared)
 
 
-def _first_of_each(claims: Tensor, merits: Tensor) -> Tensor:
-    """Index of the claim with the highest merit for each thing that is claimed; of equal ones the first."""
-    order = merits.argsort(descending=True, stable=True)
-    order = order[claims[order].argsort(stable=True)]
-    sorted_claims = claims[order]
-    fresh = torch.ones_like(sorted_claims, dtype=torch.bool)
-    fresh[1:] = sorted_claims[1:] != sorted_claims[:-1]
-    return order[fresh]
-
-
-def yolo_losses(raw: Tensor, boxes: Tensor, batch: Batch, assignment: Assignment) -> dict[str, Tensor]:
+def yolo_losses(raw: Tensor, boxes: Tensor, batch: Batch, matched: Match) -> dict[str, Tensor]:
     """Losses of a batch, each summed over its predictions and divided by how many have a box (at least one an image).
 
     Args:
         raw: float32 (N, M, 5 + classes): four numbers of the box, objectness, classes, as logits.
         boxes: (N, M, 4), the predicted boxes, corners in pixels.
         batch: what is to be found.
-        assignment: which prediction has to find which box.
+        matched: which prediction has to find which box.
 
     Returns:
         ``"box"``: twice 1 - GIoU of predicted and true box; ``"objectness"``: cross-entropy of whether there is a box,
@@ -112,19 +81,18 @@ def yolo_losses(raw: Tensor, boxes: Tensor, batch: Batch, assignment: Assignment
     Papers: Redmon and Farhadi, YOLOv3, arXiv 1804.02767; Rezatofighi et al., GIoU, arXiv 1902.09630 (the box's loss,
     in the place of YOLOv3's squares).
     """
-    own = assignment.images, assignment.predictions
-    count = max(len(assignment.images), len(raw))
-    present = torch.zeros_like(raw[..., 4])
-    present[own] = 1
-    counted = ~_excused(boxes.detach(), batch) | present.bool()
-    objectness = F.binary_cross_entropy_with_logits(raw[..., 4], present, reduction="none")
-    classes = raw[own][:, 5:]
-    labels = F.one_hot(batch.labels[assignment.images, assignment.truths], classes.shape[1]).to(classes)
-    truths = batch.boxes[assignment.images, assignment.truths]
+    positive = matched.positive
+    count = max(int(positive.sum()), len(raw))
+    counted = positive | ~_excused(boxes.detach(), batch)
+    objectness = raw[..., 4][counted]
+    classes = raw[..., 5:][positive]
+    labels = F.one_hot(matched.of(batch.labels), classes.shape[1])
+    truths = matched.of(batch.boxes)
+    present = positive[counted]
     return {
-        "box": _BOX_WEIGHT * (1 - giou(boxes[own], truths.to(boxes))).sum() / count,
-        "objectness": objectness[counted].sum() / count,
-        "classes": F.binary_cross_entropy_with_logits(classes, labels, reduction="sum") / count,
+        "box": _BOX_WEIGHT * (1 - giou(boxes[positive], truths.to(boxes))).sum() / count,
+        "objectness": F.binary_cross_entropy_with_logits(objectness, present.to(raw), reduction="sum") / count,
+        "classes": F.binary_cross_entropy_with_logits(classes, labels.to(raw), reduction="sum") / count,
     }
 
 
