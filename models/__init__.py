@@ -1,4 +1,4 @@
-"""The zoo: the five targets of the NetAug paper, ResNets, nets to be enlarged, and a net for 8x8 digits."""
+"""The zoo: the five targets of the NetAug paper, ResNets, nets to be enlarged, and nets for 8x8 digits and scenes."""
 
 from netaug_fx.models.digits import digits_net
 from netaug_fx.models.efficientnet import efficientnet_b0
@@ -10,6 +10,7 @@ from netaug_fx.models.proxylessnas import proxylessnas_035
 from netaug_fx.models.registry import create, names, register
 from netaug_fx.models.resnet import resnet18, resnet34, resnet50
 from netaug_fx.models.resnet_cifar import ResNetCifar, resnet20, resnet56
+from netaug_fx.models.scenes import scenes_net
 
 __all__ = [
     "GhostNet",
@@ -30,4 +31,5 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet56",
+    "scenes_net",
 ]

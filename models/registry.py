@@ -3,15 +3,66 @@
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from torch import nn
 
 from netaug_fx.errors import InputError
 
+Net = TypeVar("Net", bound=nn.Module)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+
+class Registry(Generic[Net]):
+    """Functions that build nets of one kind, by name.
+
+    Args:
+        kind: what one of them is called in messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.builders: dict[str, Callable[..., Net]] = {}
+
+    def register(self, builder: Callable[..., Net]) -> None:
+        """Make a function known under its own name.
+
+        Raises:
+            InputError: another function already has that name.
+        """
+        name: str = builder.__name__
+        if name in self.builders:
+            raise InputError(
+                f"a {self.kind} named {name!r} is already registered; rename the function {builder.__qualname__}."
+            )
+        self.builders[name] = builder
+
+    def names(self) -> tuple[str, ...]:
+        """Every registered name, sorted."""
+        return tuple(sorted(self.builders))
+
+    def create(self, name: str, **kwargs: object) -> Net:
+        """Build the net registered under ``name``.
+
+        Raises:
+            InputError: the name is unknown (the message gives the nearest ones), or an argument is unknown or out of
+                range.
+        """
+        builder = self.builders.get(name)
+        if builder is None:
+            close = difflib.get_close_matches(name, self.builders, n=3)
+            hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise InputError(f"no {self.kind} is named {name!r}. {hint}Known names: {', '.join(self.names())}.")
+        signature = inspect.signature(builder)
+        try:
+            signature.bind(**kwargs)
+        except TypeError as error:
+            known = ", ".join(signature.parameters)
+            raise InputError(f"{self.kind} {name!r}: {error}. Its arguments are {known}.") from error
+        return builder(**kwargs)
+
+
+CLASSIFIERS: Registry[nn.Module] = Registry("model")
 
 
 def register(builder: Builder) -> Builder:
@@ -20,16 +71,13 @@ def register(builder: Builder) -> Builder:
     Raises:
         InputError: another function already has that name.
     """
-    name: str = builder.__name__
-    if name in _BUILDERS:
-        raise InputError(f"a model named {name!r} is already registered; rename the function {builder.__qualname__}.")
-    _BUILDERS[name] = builder
+    CLASSIFIERS.register(builder)
     return builder
 
 
 def names() -> tuple[str, ...]:
     """Every registered name, sorted."""
-    return tuple(sorted(_BUILDERS))
+    return CLASSIFIERS.names()
 
 
 def create(name: str, **kwargs: object) -> nn.Module:
@@ -46,14 +94,4 @@ def create(name: str, **kwargs: object) -> nn.Module:
     Raises:
         InputError: the name is unknown (the message gives the nearest ones), or an argument is unknown or out of range.
     """
-    builder = _BUILDERS.get(name)
-    if builder is None:
-        close = difflib.get_close_matches(name, _BUILDERS, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise InputError(f"no model is named {name!r}. {hint}Known names: {', '.join(names())}.")
-    signature = inspect.signature(builder)
-    try:
-        signature.bind(**kwargs)
-    except TypeError as error:
-        raise InputError(f"model {name!r}: {error}. Its arguments are {', '.join(signature.parameters)}.") from error
-    return builder(**kwargs)
+    return CLASSIFIERS.create(name, **kwargs)

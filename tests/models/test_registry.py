@@ -12,7 +12,7 @@ from netaug_fx.models import create, names, register, registry
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test register nets without leaving them behind."""
-    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    monkeypatch.setattr(registry.CLASSIFIERS, "builders", dict(registry.CLASSIFIERS.builders))
 
 
 def test_names_are_sorted_and_unique() -> None:
