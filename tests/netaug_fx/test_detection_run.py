@@ -1,0 +1,261 @@
+"""`netaug-fx train --task detect`: files, figures, going on after a stop, weights to start from, nets of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import netaug_fx
+from netaug_fx.cli import app
+from netaug_fx.errors import CheckpointError, InputError
+from netaug_fx.models import detection as zoo
+from netaug_fx.models import scenes_net
+from netaug_fx.passes.onnx_export import run_onnx
+from netaug_fx.training.checkpoint import load_weights, save_weights
+from netaug_fx.training.config import load_config
+from netaug_fx.training.detection import load_detection_task, run
+from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
+from netaug_fx.training.detection.detector_loading import check_detector, first_detector
+from netaug_fx.training.detection.objective import detections, total_loss
+from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, rows_of
+
+STEPS = 3
+SMALL = {
+    "data.train_samples": 16 * STEPS,
+    "data.val_samples": 12,
+    "data.image_size": 64,
+    "optim.epochs": 2,
+    "optim.warmup_epochs": 0.5,
+    "netaug.ratio": 2.0,
+}
+FILES = {
+    *("config.yaml", "metrics.csv", "report.json", "report.html"),
+    *("tiny.safetensors", "baseline.safetensors", "tiny.onnx", "tiny.decoded.onnx"),
+    *(f"checkpoints/{arm}.{kind}" for arm in ("baseline", "netaug") for kind in ("pt", "best.safetensors")),
+}
+
+
+@pytest.fixture(scope="module")
+def config() -> DetectConfig:
+    return load_config(DetectConfig, None, SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(config: DetectConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run.start(config, tmp_path_factory.mktemp("detect") / "whole")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C: programs that a shell starts in the background are born without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_writes_all_its_files_and_nothing_else(finished: Path) -> None:
+    assert {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()} == FILES
+    rows = rows_of(finished)
+    assert [(row["arm"], row["epoch"]) for row in rows] == [
+        (arm, epoch) for arm in ("baseline", "netaug") for epoch in ("1", "2")
+    ]
+    assert all(0 <= float(row["val_map"]) <= float(row["val_map_50"]) <= 1 for row in rows)
+    assert [bool(row["augmented_loss"]) for row in rows] == [False, False, True, True]
+
+
+def test_the_report_tells_what_was_found(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert report["task"] == "detect"
+    assert report["verification"]["passed"] is True
+    names = [check["name"] for check in report["verification"]["checks"]]
+    assert names[-2:] == ["onnx on images", "decoded onnx on images"]
+    assert list(report["arms"]["netaug"]["by_class"]) == list("0123456789")
+    last = rows_of(finished)[-1]
+    assert report["arms"]["netaug"]["map"] == pytest.approx(float(last["val_map"]), abs=1e-6)
+    assert report["macs"]["tiny"] == report["macs"]["original"]
+    assert report["macs"]["widest"]["macs"] > 1.5 * report["macs"]["tiny"]["macs"]
+
+
+def test_the_page_shows_images_with_boxes_and_needs_no_network(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.count('<svg class="boxes"') == 2 * 8  # two arms
+    assert len(re.findall(r'<g class="truth (?:true|missed)">', page)) >= 2 * 8
+    assert "mean average precision" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_the_files_are_the_trained_detector(finished: Path, config: DetectConfig) -> None:
+    task = load_detection_task(config.data, config.seed)
+    tensors, facts = load_weights(finished / "tiny.safetensors")
+    detector = zoo.create("yolo_scenes", num_classes=10).eval()
+    detector.load_state_dict(tensors)
+    assert facts["classes"] == list("0123456789")
+    image = task.example(1)
+    with torch.no_grad():
+        boxes, scores = zoo.Decoded(detector)(image)
+        found_boxes, found_scores = run_onnx(finished / "tiny.decoded.onnx", image)
+    torch.testing.assert_close(torch.from_numpy(found_boxes), boxes, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(torch.from_numpy(found_scores), scores, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stopped_run_goes_on_within_an_epoch_to_the_same_result(
+    finished: Path, config: DetectConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 2 * STEPS + STEPS + 1)
+        with pytest.raises(Interrupted, match=f"--resume {folder}"):
+            run.start(config, folder)
+    assert int(checkpoint(folder, "netaug")["step"]) == STEPS + 1
+    done = CliRunner().invoke(app, ["train", "--resume", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert_same_results(folder, finished, ["metrics.csv", "tiny.safetensors", "baseline.safetensors", "tiny.onnx"])
+
+
+def test_the_command_line_trains_a_detector(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("data: {train_samples: 16, val_samples: 4, image_size: 64}\noptim: {epochs: 1}\n")
+    words = ["train", "--task", "detect", "--config", str(settings), "--arms", "baseline", "--out"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "mean average precision: baseline" in done.output
+    wrong = CliRunner().invoke(app, ["train", "--task", "segment"])
+    assert wrong.exit_code == 2
+    assert "expected classify or detect" in wrong.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.name": "yolo_scene"}, "yolo_scenes"),
+        ({"data.name": "scene"}, "'scenes'"),
+        ({"optim.mixup": 0.2}, r"optim\.mixup is for classification"),
+        ({"data.batch_size": 64}, "do not fill one batch of 64"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(netaug_fx.NetAugError, match=message):
+        run.start(load_config(DetectConfig, None, {**SMALL, **settings}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# -- what weights start from ---------------------------------------------------------------------------------------
+
+
+def test_a_trained_classifier_becomes_the_backbone(config: DetectConfig, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    classifier = scenes_net()
+    save_weights(classifier, tmp_path / "classifier.safetensors", {"model": "scenes_net"})
+    task = load_detection_task(config.data, config.seed)
+    started = changed(config, model__weights=str(tmp_path / "classifier.safetensors"))
+    detector, plain = first_detector(started, task), first_detector(config, task)
+    assert torch.equal(detector.backbone.stem.conv.weight, classifier.stem.conv.weight)
+    assert not torch.equal(plain.backbone.stem.conv.weight, classifier.stem.conv.weight)
+    for name, value in detector.state_dict().items():
+        assert name.startswith("backbone.") or torch.equal(value, plain.state_dict()[name]), name
+
+
+def test_a_detector_of_other_classes_keeps_all_but_its_outputs(config: DetectConfig, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = zoo.create("yolo_scenes", num_classes=3)
+    save_weights(other, tmp_path / "other.safetensors", {"model": "yolo_scenes", "classes": ["a", "b", "c"]})
+    task = load_detection_task(config.data, config.seed)
+    detector = first_detector(changed(config, model__weights=str(tmp_path / "other.safetensors")), task)
+    same = {name: torch.equal(v, other.state_dict()[name]) for name, v in detector.state_dict().items() if v.ndim > 1}
+    unlike = [name for name, equal in same.items() if not equal]
+    assert unlike
+    assert all(detector.state_dict()[name].shape != other.state_dict()[name].shape for name in unlike)
+
+
+def test_weights_of_something_else_are_refused(config: DetectConfig, tmp_path: Path) -> None:
+    save_weights(nn.Linear(2, 3), tmp_path / "linear.safetensors", {})
+    task = load_detection_task(config.data, config.seed)
+    with pytest.raises(CheckpointError, match=r"linear\.safetensors, for the backbone of yolo_scenes: none of"):
+        first_detector(changed(config, model__weights=str(tmp_path / "linear.safetensors")), task)
+
+
+# -- detectors of one's own ----------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    '''One box a cell of four by four; in training a dict of losses, else a list of detections.'''
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 6, 3, stride=4, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1))
+
+    def forward(self, images, targets=None):
+        scores = self.body(images)
+        if targets is None:
+            return scores
+        wanted = torch.zeros_like(scores)
+        for row, target in zip(wanted, targets):
+            row[target["labels"]] = 1
+        return {"one": nn.functional.binary_cross_entropy_with_logits(scores, wanted), "none": 0 * scores.sum()}
+
+    def detect(self, predictions, size, *, score_threshold, iou_threshold, limit):
+        found = []
+        for scores in predictions.sigmoid().flatten(2).amax(2):
+            labels = (scores > score_threshold).nonzero().flatten()[:limit]
+            boxes = torch.tensor([[0.0, 0.0, size[1], size[0]]]).repeat(len(labels), 1)
+            found.append({"boxes": boxes, "scores": scores[labels], "labels": labels})
+        return found
+
+def make(num_classes):
+    return Own(num_classes)
+"""
+
+
+def test_a_detector_of_ones_own_is_trained_too(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    settings = {**SMALL, "model.name": f"{file}:make", "optim.epochs": 1}
+    folder = run.start(load_config(DetectConfig, None, settings), tmp_path / "run")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["verification"]["passed"] is True
+    assert report["arms"]["netaug"]["steps"] == STEPS
+    assert "is no netaug_fx.models.detection.Detector" in report["no_decoded_onnx"]
+    assert not (folder / "tiny.decoded.onnx").exists()
+
+
+def test_a_classifier_is_no_detector(config: DetectConfig) -> None:
+    task = load_detection_task(config.data, config.seed)
+    with pytest.raises(InputError, match="model scenes_net cannot take images of shape"):
+        check_detector(scenes_net(), task, AnswerConfig(), "scenes_net")
+
+
+def test_trying_a_detector_leaves_it_as_it_was(config: DetectConfig) -> None:
+    task = load_detection_task(config.data, config.seed)
+    net = zoo.create("yolo_scenes", num_classes=10).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    check_detector(net, task, AnswerConfig(), "yolo_scenes")
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("losses", [torch.zeros(()), {}, {"a": torch.zeros(2)}, {"a": 1.0}])
+def test_what_is_no_dict_of_losses_is_refused(losses: Any) -> None:
+    with pytest.raises(InputError, match="expected a dict of losses by name"):
+        total_loss(losses)
+
+
+def test_lists_of_detections_are_taken_as_they_are() -> None:
+    answer = [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}]
+    assert detections(nn.Identity(), answer, (8, 8), AnswerConfig()) is answer
+    with pytest.raises(InputError, match=r"Identity gives Tensor for images; .*a method detect\(predictions, size\)"):
+        detections(nn.Identity(), torch.zeros(1), (8, 8), AnswerConfig())
