@@ -79,7 +79,8 @@ def read_annotations(file: Path) -> dict[str, Any]:
 def _needed(found: Any) -> str:
     return (
         "COCO's format needs the lists 'images', 'annotations' and 'categories' (found: "
-        f"{', '.join(map(str, found)) or 'none'}). Choose the file of instances, such as instances_train2017.json; files of captions or key points do not do."
+        f"{', '.join(map(str, found)) or 'none'}). Choose the file of instances, such as instances_train2017.json; "
+        "files of captions or key points do not do."
     )
 
 

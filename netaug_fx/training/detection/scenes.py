@@ -115,7 +115,8 @@ def _patches(draw: Tensor, style: SceneConfig) -> list[_Patch]:
     side = 2 / EM * style.side * least * (greatest / least) ** draw[:, 2]
     angle = (2 * draw[:, 3] - 1) * math.radians(style.rotation)
     centre, reach = (values[kind] for values in _extents(characters))
-    level = _level(reach * side + 4)
+    # Fonts have whole sizes and are fitted to pixels, so that a drawing may be larger than the measured one.
+    level = _level(1.06 * reach * side + 4)
     patches: list[_Patch | None] = [None] * len(draw)
     for number in sorted(set(level.tolist())):
         which = (level == number).nonzero().squeeze(1)
