@@ -47,6 +47,7 @@ def test_a_scene_is_the_same_in_any_batch() -> None:
         assert torch.equal(alone[0], image)
         assert all(torch.equal(only[name], values) for name, values in target.items())
     assert not torch.equal(scene_batch(indices, seed=6)[0], together)
+    assert scene_batch([], seed=5)[0].shape == (0, 1, 160, 160)
 
 
 def test_scenes_have_one_to_eight_characters_of_all_classes_within_the_image() -> None:
