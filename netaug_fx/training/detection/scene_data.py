@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,7 +129,7 @@ def write_coco(
                 _write_part(whole, part, source, suffix)
             if folder.exists():
                 folder.rmdir()
-            shutil.move(whole, folder)
+            os.replace(whole, folder)
     except OSError as error:
         raise DataError(f"scenes cannot be written to {folder}: {error}") from None
     return folder

@@ -62,7 +62,8 @@ def scene_batch(
         style: What varies and how much; see `SceneConfig` for the defaults.
 
     Returns:
-        Images, uint8 ``[n, 1, style.side, style.side]``, light on dark; the target of each in pixels of these images.
+        Images, uint8 ``[n, 1, style.side, style.side]``, light on dark unless the style inverts some; the target of
+        each in pixels of these images.
 
     Raises:
         DataError: matplotlib came without one of its fonts.
@@ -70,43 +71,62 @@ def scene_batch(
     style = style or SceneConfig()
     indices = torch.as_tensor(indices, dtype=torch.int64)
     scene = uniform(key_of(seed, _SCENE, 0), indices, _SCENE_DRAWS)
-    counts = 1 + (scene[:, 0] * style.most).long()
+    arranged = _arranged(indices, seed, scene[:, 0], style)
+    canvas, ground, contrast = _ground(indices, seed, scene, style)
+    for pixels, base, most, characters in zip(canvas, ground, contrast, arranged, strict=True):
+        for character in characters:
+            x1, y1, x2, y2 = character.box
+            region = pixels[y1:y2, x1:x2]
+            grey = base + style.contrast + (most - style.contrast) * character.light
+            region += character.ink * (grey - region)
+    targets = [make_target([c.box for c in characters], [c.label for c in characters]) for characters in arranged]
+    return _finished(canvas, scene, style), targets
+
+
+@dataclass(frozen=True)
+class _Character:
+    """One character in its scene.
+
+    Attributes:
+        label: its class.
+        ink: ``[height, width]`` from 0 to 1, cut tight.
+        box: its corners in whole pixels; the ink fills it.
+        light: how far it is from the least to the greatest contrast of the scene, 0 to 1.
+    """
+
+    label: int
+    ink: Array
+    box: list[int]
+    light: float
+
+
+def _arranged(indices: Tensor, seed: int, amount: Tensor, style: SceneConfig) -> list[list[_Character]]:
+    """The characters of each scene, where they found a place; ``amount [n]`` from [0, 1) says how many are tried."""
     draw = uniform(key_of(seed, _CHARACTERS, 0), indices, style.most * _CHARACTER_DRAWS)
     draw = draw.view(-1, style.most, _CHARACTER_DRAWS)
-    wanted = torch.arange(style.most) < counts.unsqueeze(1)
-    characters = _patches(draw[wanted], style)
-    sizes = np.zeros((len(indices), style.most, 2), dtype=np.int64)
-    sizes[wanted.numpy()] = [patch.ink.shape[::-1] for patch in characters]
+    wanted = torch.arange(style.most) < 1 + (amount * style.most).long().unsqueeze(1)
+    labels, inks = _patches(draw[wanted], style)
+    sizes = np.zeros((*wanted.shape, 2), dtype=np.int64)
+    sizes[wanted.numpy()] = np.array([ink.shape[::-1] for ink in inks], dtype=np.int64).reshape(-1, 2)
     tries = uniform(key_of(seed, _PLACES, 0), indices, style.most * _TRIES * 2).view(-1, style.most, _TRIES, 2)
     boxes, placed = _places(sizes, wanted.numpy(), tries.numpy(), style)
-    canvas, ground, contrast = _ground(indices, seed, scene, style)
-    greys = ground[:, None] + style.contrast + (contrast[:, None] - style.contrast) * draw[..., 4].numpy()
-    owners = wanted.nonzero().tolist()
-    for (image, slot), patch in zip(owners, characters, strict=True):
+    arranged: list[list[_Character]] = [[] for _ in range(len(indices))]
+    for (image, slot), label, ink in zip(wanted.nonzero().tolist(), labels, inks, strict=True):
         if placed[image, slot]:
-            x1, y1, x2, y2 = boxes[image, slot]
-            region = canvas[image, y1:y2, x1:x2]
-            region += patch.ink * (greys[image, slot] - region)
-    labels = np.zeros(placed.shape, dtype=np.int64)
-    labels[wanted.numpy()] = [patch.label for patch in characters]
-    targets = [make_target(boxes[i][placed[i]], labels[i][placed[i]]) for i in range(len(indices))]
-    return _finished(canvas, scene, style), targets
+            light = float(draw[image, slot, 4])
+            arranged[image].append(_Character(label, ink, boxes[image, slot].tolist(), light))
+    return arranged
 
 
 def _characters(style: SceneConfig) -> str:
     return CHARACTERS[:10] if style.characters == "digits" else CHARACTERS
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """One character as it will stand in the scene: its class, and its ink ``[height, width]``, 0 to 1, cut tight."""
+def _patches(draw: Tensor, style: SceneConfig) -> tuple[list[int], list[Array]]:
+    """Labels and tight inks of turned and scaled characters, from uniform numbers ``[k, 4...]``.
 
-    label: int
-    ink: Array
-
-
-def _patches(draw: Tensor, style: SceneConfig) -> list[_Patch]:
-    """Turned and scaled characters from uniform numbers ``[k, 4...]``: which, its font, its size, its angle."""
+    They decide which character, its font, its size and its angle.
+    """
     characters = _characters(style)
     label = (draw[:, 0] * len(characters)).long()
     kind = label * len(FONTS) + (draw[:, 1] * len(FONTS)).long()
@@ -115,8 +135,9 @@ def _patches(draw: Tensor, style: SceneConfig) -> list[_Patch]:
     side = 2 / EM * style.side * least * (greatest / least) ** draw[:, 2]
     angle = (2 * draw[:, 3] - 1) * math.radians(style.rotation)
     centre, reach = (values[kind] for values in _extents(characters))
-    level = _level(reach * side + 4)
-    patches: list[_Patch | None] = [None] * len(draw)
+    # Fonts have whole sizes and are fitted to pixels, so that a drawing may be larger than the measured one.
+    level = _level(1.06 * reach * side + 4)
+    tight: dict[int, Array] = {}
     for number in sorted(set(level.tolist())):
         which = (level == number).nonzero().squeeze(1)
         pixels = _level_side(number)
@@ -127,9 +148,8 @@ def _patches(draw: Tensor, style: SceneConfig) -> list[_Patch]:
         drawn = drawings(round(0.7 * pixels), torch.device("cpu"), characters)[kind[which]].unsqueeze(1)
         grid = sampling_grid(torch.stack([first, second], 1), pixels)
         inks = F.grid_sample(drawn.float() / 255, grid, padding_mode="zeros", align_corners=False).squeeze(1)
-        for place, ink in zip(which.tolist(), _tight(inks.numpy()), strict=True):
-            patches[place] = _Patch(int(label[place]), ink)
-    return [patch for patch in patches if patch is not None]
+        tight.update(zip(which.tolist(), _tight(inks.numpy()), strict=True))
+    return label.tolist(), [tight[place] for place in range(len(draw))]
 
 
 def _level(pixels: Tensor) -> Tensor:

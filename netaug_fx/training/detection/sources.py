@@ -27,7 +27,7 @@ def load_detection_task(config: DetectionDataConfig, seed: int) -> DetectionTask
     """
     if config.name in LOADERS:
         return LOADERS[config.name](config, seed)
-    close = difflib.get_close_matches(config.name.lower(), LOADERS, n=2, cutoff=0.5)
+    close = difflib.get_close_matches(config.name.lower(), LOADERS, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise DataError(
         f"--data {config.name}: there is no data set of that name for detection. {hint}Give one of: "
