@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import netaug_fx
-from netaug_fx.cli import app
+from netaug_fx.cli import main
 from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.models import detection as zoo
 from netaug_fx.models import scenes_net
@@ -43,6 +42,13 @@ FILES = {
     *("tiny.safetensors", "baseline.safetensors", "tiny.onnx", "tiny.decoded.onnx"),
     *(f"checkpoints/{arm}.{kind}" for arm in ("baseline", "netaug") for kind in ("pt", "best.safetensors")),
 }
+
+
+def call(*words: object) -> int:
+    """The exit code of ``netaug-fx`` with these words."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +123,18 @@ def test_a_stopped_run_goes_on_within_an_epoch_to_the_same_result(
         with pytest.raises(Interrupted, match=f"--resume {folder}"):
             run.start(config, folder)
     assert int(checkpoint(folder, "netaug")["step"]) == STEPS + 1
-    done = CliRunner().invoke(app, ["train", "--resume", str(folder)])
-    assert done.exit_code == 0, done.output
+    assert call("train", "--resume", folder) == 0
     assert_same_results(folder, finished, ["metrics.csv", "tiny.safetensors", "baseline.safetensors", "tiny.onnx"])
 
 
-def test_the_command_line_trains_a_detector(tmp_path: Path) -> None:
+def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("data: {train_samples: 16, val_samples: 4, image_size: 64}\noptim: {epochs: 1}\n")
-    words = ["train", "--task", "detect", "--config", str(settings), "--arms", "baseline", "--out"]
-    done = CliRunner().invoke(app, [*words, str(tmp_path / "run")])
-    assert done.exit_code == 0, done.output
-    assert "mean average precision: baseline" in done.output
-    wrong = CliRunner().invoke(app, ["train", "--task", "segment"])
-    assert wrong.exit_code == 2
-    assert "expected classify or detect" in wrong.output
+    words = ["train", "--task", "detect", "--config", settings, "--arms", "baseline", "--out", tmp_path / "run"]
+    assert call(*words) == 0
+    assert "mean average precision: baseline" in capsys.readouterr().out
+    assert call("train", "--task", "segment") == 2
+    assert "expected classify or detect" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
