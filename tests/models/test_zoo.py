@@ -54,7 +54,7 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 
 def test_the_registry_holds_the_zoo_and_nothing_else() -> None:
     others = [*RESNETS, *SMALL_RESNETS, *BASES]
-    expected = {name for name, *_ in TARGETS} | {name for name, *_ in others} | {"digits_net"}
+    expected = {name for name, *_ in TARGETS} | {name for name, *_ in others} | {"digits_net", "scenes_net"}
     assert set(NAMES) == expected
     assert expected <= set(models.__all__)
 
@@ -129,6 +129,14 @@ def test_resnet_modules_are_named_as_in_the_common_checkpoints() -> None:
         "fc.weight",
     } <= keys
     assert len(keys) == 320  # 53 convolutions, 53 norms of five tensors each, weight and bias of the classifier
+
+
+def test_scenes_net_is_small_and_is_made_for_grey_scenes() -> None:
+    model = models.scenes_net()
+    assert model.example_input_shape == (1, 96, 96)
+    assert count_parameters(model) == 26_598
+    assert count_macs(model) == 2_162_496
+    assert model(example(model)).shape == (2, 62)
 
 
 def test_digits_net_is_very_small_and_is_made_for_digits() -> None:
