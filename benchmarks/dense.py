@@ -1,13 +1,15 @@
 """The plain dense net of a supernet's augmented pass: the least that such a pass can cost.
 
 In: a supernet and an assignment of widths. Out: a net of the original's classes whose modules hold plain parameters of
-the assembled values, so that nothing is assembled when it runs. In training mode it gives the supernet's augmented
-outputs.
+the assembled values, so that nothing is assembled when it runs; where a forward holds widths, it is the rewritten one
+with these widths. In training mode it gives the supernet's augmented outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 import netaug_fx
 from netaug_fx.assembly import PARAMETER, STATISTIC, ElasticTensor
 from netaug_fx.elastic import STATE, ModuleState
-from netaug_fx.errors import InputError
 from netaug_fx.passes.layout import shape
 from netaug_fx.supernet import control
 
@@ -32,24 +33,19 @@ def dense_net(supernet: nn.Module, widths: Mapping[str, int]) -> nn.Module:
         keeps none for its wider nets: compare the two in training mode.
 
     Raises:
-        InputError: not a supernet, widths out of range, or a module whose own forward had to be rewritten, so that no
-            plain module of its class is that much wider.
+        InputError: not a supernet, or widths out of range.
     """
     assignment = control(supernet).as_widths(widths)
     dense = netaug_fx.extract(supernet)
     made: dict[int, Tensor] = {}  # tied tensors stay tied
-    for (path, elastic), plain in zip(supernet.named_modules(), dense.modules(), strict=True):
+    for elastic, plain in zip(supernet.modules(), dense.modules(), strict=True):
         state = elastic.__dict__.get(STATE)
         if not isinstance(state, ModuleState):
             continue
-        if state.forwards:
-            raise InputError(
-                f"module {path!r}: its forward holds widths and was rewritten; dense_net needs a model without such "
-                "modules, such as those of netaug_fx.models"
-            )
         with supernet.augmented(widths), torch.no_grad():  # type: ignore[operator]
             integers = {name: getattr(elastic, name) for name in state.integers}
             tensors = {tensor.name: _value(elastic, tensor, assignment) for tensor in state.tensors.values()}
+            sizes = Sizes([state.size(index) for index in range(len(state.sizes))])
         for name, value in integers.items():
             setattr(plain, name, value)
         for name, value in tensors.items():
@@ -60,7 +56,30 @@ def dense_net(supernet: nn.Module, widths: Mapping[str, int]) -> nn.Module:
             if id(base) not in made:
                 made[id(base)] = nn.Parameter(value, requires_grad=base.requires_grad) if kind == PARAMETER else value
             setattr(plain, name, made[id(base)])
+        if state.forwards:
+            plain.__dict__[STATE] = sizes
+            plain.__class__ = _of_rewritten_forward(type(plain), state)
     return dense
+
+
+@dataclass
+class Sizes:
+    """What a rewritten forward asks for, at one assignment of widths."""
+
+    values: list[int]
+
+    def size(self, index: int) -> int:
+        """The size with this number."""
+        return self.values[index]
+
+
+def _of_rewritten_forward(base: type[nn.Module], state: ModuleState) -> type[nn.Module]:
+    """A class whose forward holds no widths of the target's, where the original's does."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return state.forward(self.training)(self, *args, **kwargs)
+
+    return type(base.__name__, (base,), {"forward": forward})
 
 
 def _value(module: nn.Module, tensor: ElasticTensor, widths: tuple[int, ...]) -> Tensor | None:

@@ -1,7 +1,7 @@
-"""What a supernet costs: its passes against plain nets, and the time of augment, extract and verify.
+"""What a supernet costs: its passes against plain nets and against slicing, memory, and the time of the compiler.
 
-Each comparison is a series of pairs in one process, A then B, then B then A, so that drift and other work on the
-machine fall on both. Figures are medians of the pairs' ratios, with their spread. From the root of the repository:
+All that is compared runs in one process, in turns (`benchmarks/timing.py`), so that drift and other work on the machine
+fall on all alike. Figures are medians of the rounds' ratios, with their spread. From the root of the repository:
 
     python -m benchmarks.overhead
 """
@@ -14,39 +14,60 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import torch_pruning
 from torch import Tensor, nn
 
 import netaug_fx
-from benchmarks.dense import dense_net
+from benchmarks import overhead_passes as passes
+from benchmarks.overhead_nets import make_net, net_names
+from benchmarks.slicing import SlicedNet
+from benchmarks.timing import Timing, ratio, rounds, series, timed
 from netaug_fx.atomic import write_text
-from netaug_fx.models import create, names
+from netaug_fx.example_inputs import resolve_inputs
+from netaug_fx.passes.infer import infer
 
 TARGETS = ("mobilenet_v2_tiny", "mobilenet_v2_035", "mobilenet_v3_035", "proxylessnas_035", "mcunet")
+NETS = (*TARGETS, "resnet18", "small_vit")
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
-GOALS = {"target_pass": 1.03, "augment_s": 1.5, "extract_s": 0.3}
+GOALS = {
+    "target": 1.02,
+    "step": 1.05,
+    "slicing": 0.75,
+    "memory": 1.0,
+    "augment_s": 1.5,
+    "extract_s": 0.3,
+    "infer_over_torch_pruning": 1.0,
+}
 RATIO = 3.0
+RESOLUTION = 96
 
 EPILOG = """\
-what is measured, for each net, with ratio 3 and training mode throughout
-  target pass     forward, backward and one SGD step of the supernet, over the same of the plain model
-  augmented pass  forward and backward of the supernet at drawn widths, over the same of a plain dense net of the
-                  very same widths (several draws, the same repetitions for each)
-  augment, extract  medians after a first call that is reported apart: in a fresh process it also loads parts of torch
-  verify          one call, ONNX export and ONNX Runtime included
+what is measured, for each net, with ratio 3 and in training mode
+  target     one training step of the supernet in target mode, over that of the plain model
+  augmented  forward and backward at drawn widths, over the same of a plain dense net of the very same widths
+  step       a step of NetAug (target and wider net, optimizer), over the least it could cost: a pass of the plain net,
+             one of a plain dense net of the widths drawn, and the optimizer's time on the parameters held
+  slicing    a step of NetAug, over the same where each layer holds its widest weight and every pass reads a slice
+  memory     what a forward and backward at the widest holds beyond that of a plain dense net, over one assembled weight
+             a layer; parameters, gradients and the optimizer's state, which are there anyway, not counted
+  augment, extract, sort_channels_, infer, Torch-Pruning's dependency graph
+             medians after a first call that is reported apart: in a fresh process it also loads parts of torch
+  verify     one call, ONNX export and ONNX Runtime included
 
-Each cell of the table holds the median on the wall clock, its quartiles, and after the semicolon the median of CPU
+Each cell of the tables holds the median on the wall clock, its quartiles, and after the semicolon the median of CPU
 time, which other programs on the machine disturb less. To compare CPU times, use one thread.
 
 examples
-  python -m benchmarks.overhead
+  python -m benchmarks.overhead --batch-sizes 32 128 --threads 1 2
   python -m benchmarks.overhead --nets mcunet --repetitions 21
-  python -m benchmarks.overhead --nets digits_net --batch-size 64 --out digits.json
+  python -m benchmarks.overhead --device cuda --batch-sizes 128 --resolution 160
+  python -m benchmarks.overhead --nets digits_net --resolution 8 --batch-sizes 64 --out digits.json
 
 Close other programs first. A spread between the quartiles of more than a few per cent says that the machine was busy.
 """
@@ -55,22 +76,23 @@ Close other programs first. A spread between the quartiles of more than a few pe
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.overhead",
-        description="Measure what a supernet costs over plain nets; print a table and write JSON.",
+        description="Measure what a supernet costs over plain nets; print tables and write JSON.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--nets", nargs="+", default=list(TARGETS), choices=names(), metavar="NET", help="zoo names; all five targets"
-    )
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="images in a pass; 16")
-    parser.add_argument("--resolution", type=_positive, metavar="PIXELS", help="side of the images; each net's own")
-    parser.add_argument("--repetitions", type=_positive, default=9, metavar="N", help="pairs, or timed calls; 9")
-    parser.add_argument("--draws", type=_positive, default=3, metavar="N", help="assignments of widths; 3")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of torch; 1")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, metavar="FILE", help="JSON; benchmarks/results/overhead.json"
-    )
-    return parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--nets", nargs="+", default=list(NETS), choices=net_names(), metavar="NET", help="names; all seven")
+    add("--batch-sizes", nargs="+", type=_positive, default=[32], metavar="N", help="images in a pass; 32")
+    add("--threads", nargs="+", type=_positive, default=[1], metavar="N", help="CPU threads of torch; 1")
+    add("--resolution", type=_positive, default=RESOLUTION, metavar="PIXELS", help="side of the images; 96")
+    add("--repetitions", type=_positive, default=9, metavar="N", help="rounds, or timed calls; 9")
+    add("--draws", type=_positive, default=3, metavar="N", help="assignments of widths; 3")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where passes run; the compiler runs on the CPU")
+    add("--out", type=Path, default=RESULTS, metavar="FILE", help="JSON; benchmarks/results/overhead.json")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: there is no CUDA device; leave it away")
+    return options
 
 
 def _positive(text: str) -> int:
@@ -81,154 +103,133 @@ def _positive(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
     started = time.perf_counter()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     nets = []
     for number, name in enumerate(options.nets, start=1):
         print(f"{number} of {len(options.nets)}: {name}", file=sys.stderr, flush=True)
-        nets.append(measure(name, options.batch_size, options.resolution, options.repetitions, options.draws))
+        nets.append(measure(name, options))
+    settings = ("batch_sizes", "threads", "resolution", "repetitions", "draws", "device")
     result = {
         "command": command(options),
         "goals": GOALS,
-        "machine": machine(load),
+        "machine": machine(load, options.device),
         "versions": {
             "netaug_fx": netaug_fx.__version__,
             "torch": torch.__version__,
+            "torch-pruning": torch_pruning.__version__,
             "python": platform.python_version(),
         },
-        "settings": {"ratio": RATIO, **{key: getattr(options, key) for key in ("batch_size", "repetitions", "draws")}},
+        "settings": {"ratio": RATIO, **{key: getattr(options, key) for key in settings}},
         "seconds": round(time.perf_counter() - started, 1),
         "nets": nets,
     }
     write_text(options.out, json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    print("\n\n".join(tables(result)))
     print(f"\nwrote {options.out}")
 
 
 # -- what is measured ------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, batch_size: int, resolution: int | None, repetitions: int, draws: int) -> dict[str, Any]:
-    """All figures of one net; times in seconds."""
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one net; times in seconds, memory in bytes."""
     torch.manual_seed(0)
-    model = create(name)
-    channels, *sides = model.example_input_shape
-    x = torch.randn(batch_size, channels, *([resolution, resolution] if resolution else sides))
-    first_augment, supernet = timed(lambda: netaug_fx.augment(model))
-    first_extract, tiny = timed(lambda: netaug_fx.extract(supernet))
-    augment = [timed(lambda: netaug_fx.augment(model))[0] for _ in range(repetitions)]
-    extract = [timed(lambda: netaug_fx.extract(supernet))[0] for _ in range(repetitions)]
-    verify, report = timed(lambda: netaug_fx.verify(tiny, model))
-    target = compared(pairs(training_step(supernet, x), training_step(model, x), repetitions))
-    return {
+    torch.set_num_threads(options.threads[0])
+    model = make_net(name, options.resolution)
+    example = torch.randn(2, model.example_input_shape[0], options.resolution, options.resolution)
+    supernet = netaug_fx.augment(model, RATIO, example_inputs=example)
+    found = {
         "name": name,
-        "input": list(x.shape),
         "groups": len(supernet.groups),
-        "target_pass": target,
-        "augmented_pass": augmented_pass(supernet, x, repetitions, draws),
-        "augment_s": {**series(augment), "first_call": first_augment.wall},
-        "extract_s": {**series(extract), "first_call": first_extract.wall},
-        "verify_s": {"wall": verify.wall, "cpu": verify.cpu},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "held": sum(parameter.numel() for parameter in supernet.parameters()),
+        "compiler": compiler(model, supernet, example, options.repetitions),
+        "memory": passes.transient_memory(supernet, example.repeat(4, 1, 1, 1), supernet.widest),
+        "passes": [],
+    }
+    model, supernet = model.to(options.device), supernet.to(options.device)
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for batch_size in options.batch_sizes:
+            x = torch.randn(batch_size, *example.shape[1:], device=options.device)
+            ratios = compared(model, supernet, x, options.repetitions, options.draws)
+            found["passes"].append({"batch_size": batch_size, "threads": threads, **ratios})
+    return found
+
+
+def compiler(model: nn.Module, supernet: Any, example: Tensor, repetitions: int) -> dict[str, Any]:
+    """Times of what happens once: to augment, to extract, to verify, to sort; `infer` beside Torch-Pruning's graph."""
+    tiny = netaug_fx.extract(supernet)
+    inputs = resolve_inputs(model, example)
+    verify, report = timed(lambda: netaug_fx.verify(tiny, model, example))
+    calls = {
+        "augment": lambda: netaug_fx.augment(model, RATIO, example_inputs=example),
+        "extract": lambda: netaug_fx.extract(supernet),
+        "sort_channels": lambda: netaug_fx.sort_channels_(supernet),
+        "infer": lambda: infer(model, inputs),
+        "torch_pruning": lambda: _dependency_graph(model, example),
+    }
+    first = {name: timed(call)[0].wall for name, call in calls.items()}
+    turns = rounds(calls, repetitions)
+    return {
+        **{name: {**series(turns[name]), "first_call": first[name]} for name in calls},
+        "infer_over_torch_pruning": ratio(turns, "infer", "torch_pruning"),
+        "verify": {"wall": verify.wall, "cpu": verify.cpu},
         "verified": report.passed,
     }
 
 
-def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
-    """Forward, backward and step; the learning rate is small so that many repetitions stay in range."""
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-
-    return step
+def _dependency_graph(model: nn.Module, example: Tensor) -> None:
+    with warnings.catch_warnings():  # it says which parameters belong to no module that it knows
+        warnings.simplefilter("ignore")
+        torch_pruning.DependencyGraph().build_dependency(model, example)
 
 
-def augmented_pass(supernet: Any, x: Tensor, repetitions: int, draws: int) -> dict[str, Any]:
-    """Forward and backward at drawn widths over those of plain dense nets; all pairs of all draws together."""
-    supernet.train()
-    timings: list[tuple[Timing, Timing]] = []
+def compared(model: nn.Module, supernet: Any, x: Tensor, repetitions: int, draws: int) -> dict[str, Any]:
+    """Ratios of passes and steps at one batch size; all rounds of all draws together."""
+    synchronized = (lambda call: call) if x.device.type == "cpu" else _synchronized
+    target = {"target": passes.plain_step(supernet, x), "plain": passes.plain_step(model, x)}
+    found = rounds({name: synchronized(call) for name, call in target.items()}, repetitions)
+    together: dict[str, list[Timing]] = {}
+    sliced = SlicedNet(supernet)
     for _ in range(draws):
         widths = supernet.sample()
-        dense = dense_net(supernet, widths).train()
-
-        def wide(widths: dict[str, int] = widths) -> None:
-            supernet.zero_grad()
-            with supernet.augmented(widths):
-                supernet(x).square().mean().backward()
-
-        def reference(dense: nn.Module = dense) -> None:
-            dense.zero_grad()
-            dense(x).square().mean().backward()
-
-        timings += pairs(wide, reference, repetitions)
-    return compared(timings)
-
-
-# -- timing ----------------------------------------------------------------------------------------------------------
-
-
-class Timing(NamedTuple):
-    """Seconds on the wall, and of CPU time in all threads, which other programs disturb less."""
-
-    wall: float
-    cpu: float
-
-
-def timed(call: Callable[[], Any]) -> tuple[Timing, Any]:
-    """How long ``call`` took, and what it returned."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = call()
-    return Timing(time.perf_counter() - wall, time.process_time() - cpu), result
-
-
-def pairs(ours: Callable[[], None], plain: Callable[[], None], repetitions: int) -> list[tuple[Timing, Timing]]:
-    """Times both calls ``repetitions`` times, in turns first, after one call of each that is not timed."""
-    ours()
-    plain()
-    found = []
-    for repetition in range(repetitions):
-        if repetition % 2 == 0:
-            first = timed(ours)[0]
-            found.append((first, timed(plain)[0]))
-        else:
-            first = timed(plain)[0]
-            found.append((timed(ours)[0], first))
-    return found
-
-
-def compared(timings: Sequence[tuple[Timing, Timing]]) -> dict[str, Any]:
-    """Spread of the pairs' ratios, and the times behind them."""
+        calls = {
+            "step": passes.netaug_step(supernet, x, widths),
+            "least": passes.least_step(model, supernet, x, widths),
+            "slicing": passes.sliced_step(sliced, x, widths),
+            "augmented": passes.augmented_pass(supernet, x, widths),
+            "dense": passes.dense_pass(supernet, x, widths),
+        }
+        for name, times in rounds({name: synchronized(call) for name, call in calls.items()}, repetitions).items():
+            together.setdefault(name, []).extend(times)
     return {
-        **spread([ours.wall / plain.wall for ours, plain in timings]),
-        "cpu_median": median(ours.cpu / plain.cpu for ours, plain in timings),
-        "ours_s": [ours.wall for ours, _ in timings],
-        "plain_s": [plain.wall for _, plain in timings],
+        "target": ratio(found, "target", "plain"),
+        "augmented": ratio(together, "augmented", "dense"),
+        "step": ratio(together, "step", "least"),
+        "slicing": ratio(together, "step", "slicing"),
+        "seconds": {name: [t.wall for t in times] for name, times in {**found, **together}.items()},
     }
 
 
-def series(timings: Sequence[Timing]) -> dict[str, float]:
-    """Spread of the times on the wall, and the median of CPU times."""
-    return {**spread([timing.wall for timing in timings]), "cpu_median": median(timing.cpu for timing in timings)}
+def _synchronized(call: passes.Call) -> passes.Call:
+    def waiting() -> None:
+        call()
+        torch.cuda.synchronize()
 
-
-def spread(values: list[float]) -> dict[str, float]:
-    lower, _, upper = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": median(values), "min": min(values), "lower_quartile": lower, "upper_quartile": upper}
+    return waiting
 
 
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
-def machine(load: float | None) -> dict[str, Any]:
+def machine(load: float | None, device: str) -> dict[str, Any]:
     """What decides the figures besides the code; no names of machines or people."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
         "load_at_start": load,
     }
@@ -244,30 +245,66 @@ def _cpu() -> str:
 def command(options: argparse.Namespace) -> str:
     """The command line that repeats these measurements."""
     words = ["python -m benchmarks.overhead"]
-    if options.nets != list(TARGETS):
+    if options.nets != list(NETS):
         words += ["--nets", *options.nets]
-    words += [f"--batch-size {options.batch_size}", f"--repetitions {options.repetitions}"]
-    words += [f"--draws {options.draws}", f"--threads {options.threads}"]
-    if options.resolution:
+    words += [f"--batch-sizes {_spaced(options.batch_sizes)}", f"--threads {_spaced(options.threads)}"]
+    words += [f"--repetitions {options.repetitions}", f"--draws {options.draws}"]
+    if options.resolution != RESOLUTION:
         words.append(f"--resolution {options.resolution}")
+    if options.device != "cpu":
+        words.append(f"--device {options.device}")
     return " ".join(words)
 
 
-def table(result: dict[str, Any]) -> str:
-    """The figures as a markdown table: median of wall times (quartiles), median of CPU times."""
+def _spaced(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def tables(result: dict[str, Any]) -> list[str]:
+    """The figures as Markdown: passes, memory, and what happens once."""
+    return [_table_of_passes(result), _table_of_memory(result), _table_of_compiler(result)]
+
+
+def _table_of_passes(result: dict[str, Any]) -> str:
+    goals = result["goals"]
     rows = [
-        "| net | target pass / plain | augmented pass / dense | augment, s | extract, s | verify, s |",
+        "| net | batch | threads | target / plain | augmented / dense | step / least | step / slicing |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for net in result["nets"]:
+        for found in net["passes"]:
+            cells = [_cell(found[key]) for key in ("target", "augmented", "step", "slicing")]
+            rows.append(f"| `{net['name']}` | {found['batch_size']} | {found['threads']} | {' | '.join(cells)} |")
+    reach = f"{goals['target']:.2f} | | {goals['step']:.2f} | {goals['slicing']:.2f}"
+    return "\n".join([*rows, f"| to reach | | | {reach} |"])
+
+
+def _table_of_memory(result: dict[str, Any]) -> str:
+    rows = [
+        "| net | target's pass, MB | widest, MB | dense net, MB | slicing, MB | beyond dense / assembled weights |",
         "|---|---|---|---|---|---|",
     ]
     for net in result["nets"]:
-        cells = [
-            f"`{net['name']}`",
-            *(_cell(net[key]) for key in ("target_pass", "augmented_pass", "augment_s", "extract_s")),
-        ]
-        rows.append(f"| {' | '.join(cells)} | {net['verify_s']['wall']:.1f}; {net['verify_s']['cpu']:.1f} |")
+        memory = net["memory"]
+        cells = [f"{memory[key] / 1e6:.1f}" for key in ("plain", "augmented", "dense", "slicing")]
+        share = (memory["augmented"] - memory["dense"]) / memory["assembled"]
+        rows.append(f"| `{net['name']}` | {' | '.join(cells)} | {share:.2f} |")
+    return "\n".join([*rows, f"| to reach | | | | | {result['goals']['memory']:.2f} |"])
+
+
+def _table_of_compiler(result: dict[str, Any]) -> str:
     goals = result["goals"]
-    rows.append(f"| to reach | {goals['target_pass']:.2f} | | {goals['augment_s']:.1f} | {goals['extract_s']:.1f} | |")
-    return "\n".join(rows)
+    rows = [
+        "| net | augment, s | extract, s | sort, s | verify, s | infer, s | infer / Torch-Pruning's graph |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for net in result["nets"]:
+        found = net["compiler"]
+        cells = [_cell(found[key]) for key in ("augment", "extract", "sort_channels")]
+        cells += [f"{found['verify']['wall']:.1f}; {found['verify']['cpu']:.1f}", _cell(found["infer"])]
+        rows.append(f"| `{net['name']}` | {' | '.join(cells)} | {_cell(found['infer_over_torch_pruning'])} |")
+    reach = f"{goals['augment_s']:.1f} | {goals['extract_s']:.1f} | | | | {goals['infer_over_torch_pruning']:.2f}"
+    return "\n".join([*rows, f"| to reach | {reach} |"])
 
 
 def _cell(figures: dict[str, Any]) -> str:

@@ -66,7 +66,7 @@ def test_tied_weights_stay_tied() -> None:
         torch.testing.assert_close(dense(x), supernet(x))
 
 
-def test_a_rewritten_forward_is_refused_by_name() -> None:
+def test_a_forward_that_holds_widths_holds_those_of_the_dense_net() -> None:
     class Literal(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -75,9 +75,12 @@ def test_a_rewritten_forward_is_refused_by_name() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x).view(-1, 6))
 
-    supernet = netaug_fx.augment(nn.Sequential(Literal()), example_inputs=torch.randn(3, 5))
-    with pytest.raises(InputError, match="module '0'"):
-        dense_net(supernet, supernet.widest)
+    x = torch.randn(3, 5)
+    supernet = netaug_fx.augment(nn.Sequential(Literal()), example_inputs=x)
+    dense = dense_net(supernet, supernet.widest)
+    with supernet.augmented(supernet.widest):
+        torch.testing.assert_close(dense(x), supernet(x))
+    assert dense[0].a.weight.shape == (18, 5)
 
 
 def test_widths_out_of_range_are_refused() -> None:
