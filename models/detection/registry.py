@@ -28,12 +28,12 @@ def names() -> tuple[str, ...]:
     return DETECTORS.names()
 
 
-def create(name: str, *, num_classes: int, in_channels: int | None = None) -> Detector:
+def create(name: str, *, num_classes: int = 20, in_channels: int | None = None) -> Detector:
     """Build the detector registered under ``name``.
 
     Args:
         name: one of :func:`names`.
-        num_classes: classes, background not among them.
+        num_classes: classes, background not among them; by default as many as Pascal VOC has.
         in_channels: channels of the images; None leaves them to the detector (3, for scenes 1).
 
     Raises:

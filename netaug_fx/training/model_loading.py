@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import netaug_fx
 from netaug_fx import models
 from netaug_fx.errors import InputError
+from netaug_fx.models import detection
 
 
 def load_model(
@@ -31,8 +32,8 @@ def load_model(
     """Build the net that ``name`` stands for.
 
     Args:
-        name: zoo name, ``timm:NAME``, or ``path/to/file.py:function``. A function in a file is given those of
-            ``num_classes`` and ``in_channels`` that it has parameters for.
+        name: zoo name (of a classifier or a detector), ``timm:NAME``, or ``path/to/file.py:function``. A function in a
+            file is given those of ``num_classes`` and ``in_channels`` that it has parameters for.
         num_classes: outputs of the classifier; None leaves them to the net.
         in_channels: channels of the images; None leaves them to the net.
         kwargs: more arguments for the function that builds the net.
@@ -50,6 +51,8 @@ def load_model(
         return _from_file(name, offered, extra)
     if name.endswith(".py"):
         raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
+    if name in detection.names():
+        return detection.create(name, **offered, **extra)
     return models.create(name, **{**offered, **extra})
 
 
@@ -109,6 +112,8 @@ def check_outputs(model: nn.Module, images: Tensor, classes: int, name: str) -> 
     finally:
         model.train(was_training)
     if not isinstance(output, Tensor):
+        if name in detection.names():
+            raise InputError(f"model {name} is a detector, and the images have no boxes: give --task detect")
         raise InputError(
             f"model {name} returns a {type(output).__name__}; expected one tensor of logits. "
             "Wrap it in a module that returns the logits."

@@ -26,7 +26,7 @@ from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfi
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
 from netaug_fx.training.detection.objective import detections, total_loss
 from netaug_fx.training.interrupt import Interrupted
-from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, rows_of
+from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, launch, rows_of
 
 STEPS = 3
 SMALL = {
@@ -152,6 +152,20 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any]
     assert not (tmp_path / "run").exists()
 
 
+def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Path) -> None:
+    """Twelve validation images in batches of 32 are fewer than two processes take: what is repeated is left out."""
+    settings = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
+    (tmp_path / "settings.yaml").write_text(changed(config, **settings).to_yaml())
+    done = launch(
+        ["-m", "netaug_fx.cli", "train", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")]
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["arms"]["netaug"]["steps"] == STEPS
+    # the report judges once more, in one process
+    assert report["arms"]["netaug"]["map"] == pytest.approx(float(rows_of(tmp_path / "run")[-1]["val_map"]), abs=1e-6)
+
+
 # -- what weights start from ---------------------------------------------------------------------------------------
 
 
@@ -262,3 +276,17 @@ def test_lists_of_detections_are_taken_as_they_are() -> None:
     assert detections(nn.Identity(), answer, (8, 8), AnswerConfig()) is answer
     with pytest.raises(InputError, match=r"Identity gives Tensor for images; .*a method detect\(predictions, size\)"):
         detections(nn.Identity(), torch.zeros(1), (8, 8), AnswerConfig())
+
+
+# -- other verbs on detectors --------------------------------------------------------------------------------------
+
+
+def test_other_verbs_know_detectors(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("count", "yolo_scenes") == 0
+    assert "2,957,184" in capsys.readouterr().out
+    assert call("verify", finished / "tiny.safetensors") == 0
+    assert call("export", finished / "tiny.safetensors", "--out", tmp_path / "again.onnx") == 0
+    assert (tmp_path / "again.onnx").stat().st_size > 0
+    assert call("inspect", "ssdlite_scenes") == 0
+    assert call("train", "--model", "yolo_scenes", "--out", tmp_path / "run") == 2
+    assert "is a detector" in capsys.readouterr().err

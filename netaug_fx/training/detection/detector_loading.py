@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ def build_detector(model: ModelConfig, task: DetectionTask, *, classes: int | No
         InputError: there is none of that name, or it cannot be built.
     """
     count = classes or len(task.classes)
-    if ".py:" in model.name or model.name.endswith(".py"):
-        return load_model(model.name, num_classes=count, in_channels=task.channels, kwargs=model.kwargs)
-    return zoo.create(model.name, num_classes=count, in_channels=task.channels, **model.kwargs)
+    known = model.name in zoo.names()
+    if not known and ".py" not in model.name:
+        close = difflib.get_close_matches(model.name, zoo.names(), n=2, cutoff=0.5) or zoo.names()
+        raise InputError(
+            f"--model {model.name}: there is no detector of that name, such as {' or '.join(close[:2])}. Give one of "
+            f"{', '.join(zoo.names())}, or path/to/file.py:function."
+        )
+    return load_model(model.name, num_classes=count, in_channels=task.channels, kwargs=model.kwargs)
 
 
 def start_from(net: nn.Module, model: ModelConfig, task: DetectionTask) -> None:
