@@ -22,6 +22,7 @@ class ResNetCifar(nn.Module):
         num_classes: classes of the classifier.
         in_channels: channels of the input image.
         dropout: probability of dropping a feature that the classifier reads; 0 for none.
+        width: factor on the channels of every stage.
 
     Shapes: (N, in_channels, H, W) -> logits (N, num_classes).
 
@@ -29,26 +30,32 @@ class ResNetCifar(nn.Module):
         example_input_shape: (in_channels, 32, 32), one input without the batch dimension.
 
     Raises:
-        InputError: ``depth`` is not 6n + 2, ``num_classes`` or ``in_channels`` below 1, or ``dropout`` outside [0, 1).
+        InputError: ``depth`` is not 6n + 2, ``num_classes``, ``in_channels`` or ``width`` below 1, or ``dropout``
+            outside [0, 1).
     """
 
-    def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0) -> None:
+    def __init__(
+        self, depth: int, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0, width: int = 1
+    ) -> None:
         super().__init__()
         check_arguments(num_classes, in_channels, dropout)
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise InputError(f"depth must be 6n + 2 for n blocks in each of three stages, such as 20, not {depth}")
+        if width < 1:
+            raise InputError(f"width must be a factor of at least 1 on 16, 32 and 64 channels, not {width}")
+        widths = tuple(width * channels for channels in _WIDTHS)
         self.example_input_shape = (in_channels, 32, 32)
-        self.conv1 = nn.Conv2d(in_channels, _WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
-        self.layer1 = stage(BasicBlock, _WIDTHS[0], _WIDTHS[0], blocks, stride=1)
-        self.layer2 = stage(BasicBlock, _WIDTHS[0], _WIDTHS[1], blocks, stride=2)
-        self.layer3 = stage(BasicBlock, _WIDTHS[1], _WIDTHS[2], blocks, stride=2)
+        self.layer1 = stage(BasicBlock, widths[0], widths[0], blocks, stride=1)
+        self.layer2 = stage(BasicBlock, widths[0], widths[1], blocks, stride=2)
+        self.layer3 = stage(BasicBlock, widths[1], widths[2], blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.dropout = dropout_layer(dropout)
-        self.fc = nn.Linear(_WIDTHS[2], num_classes)
+        self.fc = nn.Linear(widths[2], num_classes)
         initialise_(self)
 
     def forward(self, x: Tensor) -> Tensor:

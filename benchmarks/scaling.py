@@ -1,0 +1,129 @@
+"""How cost grows with depth, width and ratio: the time of augment, memory held, the time of a step.
+
+ResNets for images of 32 pixels, one thread. Exponents are slopes of straight lines through the logarithms; of depth and
+width through the larger half of the points, where fixed costs are outgrown. From the root of the repository:
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --sweeps depth --depths 20 56 110
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+import netaug_fx
+from benchmarks.memory import peak_bytes
+from benchmarks.overhead_passes import loss_of, netaug_step
+from benchmarks.timing import timed
+from netaug_fx.atomic import write_text
+from netaug_fx.models import ResNetCifar
+
+RESULTS = Path(__file__).parent / "results" / "scaling.json"
+DEPTHS, WIDTHS, RATIOS = (20, 56, 110, 218, 434, 1202), (1, 2, 4, 8, 16), (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+FIGURES = {"augment_s": "augment, s", "step_s": "step, s", "held": "parameters held", "pass_bytes": "a pass, MB"}
+GOAL = 1.1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--sweeps", nargs="+", choices=("depth", "width", "ratio"), default=["depth", "width", "ratio"])
+    p.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS), help="layers, 6n + 2; at width 1, ratio 3")
+    p.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS), help="factors; at depth 20, ratio 3")
+    p.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS), help="at depth 20, width 1")
+    p.add_argument("--batch-size", type=int, default=2, help="images in a step (default: 2)")
+    p.add_argument("--repetitions", type=int, default=3, help="timed calls, of which the median counts (default: 3)")
+    p.add_argument("--table", action="store_true", help="run nothing, print what is stored")
+    p.add_argument("--out", type=Path, default=RESULTS, help="the JSON file")
+    return p
+
+
+def points(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """What is measured: depth, width and ratio of each point of each sweep."""
+    base = {"depth": 20, "width": 1, "ratio": 3.0}
+    values = {"depth": options.depths, "width": options.widths, "ratio": options.ratios}
+    return {sweep: [{**base, sweep: value} for value in sorted(values[sweep])] for sweep in options.sweeps}
+
+
+def measure(point: dict[str, float], batch_size: int, repetitions: int) -> dict[str, float]:
+    """Figures of one net: seconds, parameters, bytes of tensors that one step makes beside them."""
+    torch.manual_seed(0)
+    model = ResNetCifar(int(point["depth"]), width=int(point["width"]))
+    x = torch.randn(batch_size, 3, 32, 32)
+
+    def augment() -> Any:
+        return netaug_fx.augment(model, point["ratio"], example_inputs=x[:2])
+
+    first = [timed(augment)[0].cpu for _ in range(repetitions)]
+    supernet = augment()
+    step = netaug_step(supernet, x, supernet.widest)
+    step()
+    return {
+        **point,
+        "augment_s": median(first),
+        "step_s": median(timed(step)[0].cpu for _ in range(repetitions)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "held": sum(parameter.numel() for parameter in supernet.parameters()),
+        "pass_bytes": peak_bytes(lambda: _widest_pass(supernet, x)),
+    }
+
+
+def _widest_pass(supernet: Any, x: torch.Tensor) -> None:
+    with supernet.augmented(supernet.widest):
+        loss_of(supernet, x).backward()
+
+
+def exponent(rows: Sequence[dict[str, float]], sweep: str, figure: str) -> float:
+    """The slope through the larger half of the points, in logarithms; not a number where there is one point."""
+    larger = rows[len(rows) // 2 - (len(rows) < 4) :] if len(rows) > 1 else rows
+    if len(larger) < 2:
+        return float("nan")
+    x, y = (np.log([row[key] for row in larger]) for key in (sweep, figure))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def table(result: dict[str, Any]) -> str:
+    """A Markdown table for each sweep, with the exponents in the last row."""
+    parts = []
+    for sweep, rows in result["sweeps"].items():
+        lines = [f"| {sweep} | parameters | {' | '.join(FIGURES.values())} |", "|" + "---|" * (2 + len(FIGURES))]
+        for row in rows:
+            cells = [f"{row['augment_s']:.2f}", f"{row['step_s']:.3f}", f"{row['held'] / 1e6:.2f}M"]
+            cells.append(f"{row['pass_bytes'] / 1e6:.1f}")
+            lines.append(f"| {row[sweep]:g} | {row['parameters'] / 1e6:.2f}M | {' | '.join(cells)} |")
+        powers = " | ".join(f"{exponent(rows, sweep, figure):.2f}" for figure in FIGURES)
+        parts.append("\n".join([*lines, f"| exponent | {exponent(rows, sweep, 'parameters'):.2f} | {powers} |"]))
+    return "\n\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, writes JSON and prints the tables."""
+    options = parser().parse_args(argv)
+    if not options.table:
+        torch.set_num_threads(1)
+        measure({"depth": 8, "width": 1, "ratio": 2.0}, 2, 1)  # the first call of a process loads parts of torch
+        sweeps: dict[str, list[dict[str, float]]] = {}
+        for sweep, wanted in points(options).items():
+            for point in wanted:
+                print(f"{sweep} {point[sweep]:g}", flush=True)
+                sweeps.setdefault(sweep, []).append(measure(point, options.batch_size, options.repetitions))
+        settings = {"batch_size": options.batch_size, "repetitions": options.repetitions}
+        result = {"torch": importlib.metadata.version("torch"), "settings": settings, "sweeps": sweeps}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    if not options.out.exists():
+        raise SystemExit(f"{options.out} is not there; leave --table away to make it")
+    print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
