@@ -20,7 +20,8 @@ def generators_kept(*, begin_cuda: bool = False) -> Iterator[None]:
             then.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    gpus = torch.cuda.device_count() if begin_cuda or torch.cuda.is_initialized() else 0
+    begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = torch.cuda.device_count() if begin_cuda or begun else 0
     try:
         with fork_rng(devices=range(gpus)):
             yield
