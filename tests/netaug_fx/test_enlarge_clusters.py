@@ -38,7 +38,8 @@ def test_dask_gives_what_one_process_gives() -> None:
     names: dict[str, Any] = {}
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
         exec(recipe("dask").replace('"tcp://scheduler:8786"', f"'{local.scheduler_address}'"), names)
-        assert search(names["executor"]).steps == search(None).steps
+        with distributed.default_client():
+            assert search(names["executor"]).steps == search(None).steps
 
 
 def test_ray_gives_what_one_process_gives() -> None:
