@@ -40,24 +40,16 @@ NETS = ("enlarged", "width", "compound", "original")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--model", default="digits_net", help="net to enlarge (default: digits_net)")
-    p.add_argument("--data", default="glyphs", help="data set (default: glyphs)")
+    p = seeds.parser(__doc__, ROWS, model="digits_net", data="glyphs", train_part=0.8, epochs=12)
     p.add_argument("--image-size", type=int, default=12, help="side of the images at first (default: 12)")
     p.add_argument("--train-samples", type=int, default=3000, help="glyphs in an epoch (default: 3000)")
     p.add_argument("--val-samples", type=int, default=4000, help="glyphs that nets are judged by (default: 4000)")
-    p.add_argument("--train-part", type=float, default=0.8, help="of other data: part of each class (default: 0.8)")
     p.add_argument("--hold-out", type=float, default=0.2, help="of the training images, to choose by (default: 0.2)")
     p.add_argument("--times", type=float, default=4.0, help="multiply-adds at the end over the first (default: 4)")
     p.add_argument("--step", type=float, default=0.5, help="growth in a step, about (default: 0.5)")
     p.add_argument("--trial-epochs", type=int, default=5, help="epochs of each candidate (default: 5)")
-    p.add_argument("--epochs", type=int, default=12, help="epochs of each net at the end (default: 12)")
     p.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    p.add_argument("--lr", type=float, default=0.1, help="highest learning rate (default: 0.1)")
     p.add_argument("--jobs", type=int, default=1, help="processes that train candidates (default: 1)")
-    p.add_argument("--seeds", type=int, default=5, help="runs, from seed 0 on (default: 5)")
-    p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
-    p.add_argument("--out", type=Path, default=ROWS, metavar="FILE", help="rows, JSON lines (default: %(default)s)")
     return p
 
 
@@ -148,11 +140,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the seeds that are missing, then prints the table and draws the plot."""
-    options = parser().parse_args(argv)
-    if options.seeds < 1 or not 0 < options.train_part < 1:
-        raise SystemExit("--seeds must be at least 1, and --train-part between 0 and 1")
-    configs = [settings(options, seed) for seed in range(options.seeds)]
-    seeds.run(options, configs, measure, table, draw)
+    seeds.main(parser().parse_args(argv), settings, measure, table, draw)
 
 
 if __name__ == "__main__":

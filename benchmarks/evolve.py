@@ -28,24 +28,17 @@ from netaug_fx.training import evolve_run
 from netaug_fx.training.config import EvolveConfig, load_config
 
 RESULTS = Path(__file__).parent / "results"
-ROWS, PLOT = RESULTS / "evolve.jsonl", RESULTS / "evolve.svg"
+ROWS = RESULTS / "evolve.jsonl"
+_EQUAL_BY = 4  # the generation by which the paper's slim nets are level with the dense ones
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--model", default="resnet20", help="net to evolve (default: resnet20)")
-    p.add_argument("--data", default="digits", help="data set (default: digits)")
-    p.add_argument("--train-part", type=float, default=0.2, help="part of each class to train on (default: 0.2)")
+    p = seeds.parser(__doc__, ROWS, model="resnet20", data="digits", train_part=0.2, epochs=20)
     p.add_argument("--keep", type=float, default=0.5, help="part of the channels that is fit (default: 0.5)")
     p.add_argument("--method", choices=("kels", "wels"), default="kels", help="how the net is split (default: kels)")
     p.add_argument("--loss", choices=("labels", "class_wise", "triplet"), default="labels", help="default: labels")
-    p.add_argument("--generations", type=int, default=6, help="default: 6")
-    p.add_argument("--epochs", type=int, default=20, help="epochs of each generation (default: 20)")
-    p.add_argument("--lr", type=float, default=0.1, help="highest learning rate (default: 0.1)")
-    p.add_argument("--seeds", type=int, default=5, help="runs, from seed 0 on (default: 5)")
-    p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
-    p.add_argument("--out", type=Path, default=ROWS, metavar="FILE", help="rows, JSON lines (default: %(default)s)")
+    p.add_argument("--generations", type=int, default=6, help="trainings, of --epochs each (default: 6)")
     return p
 
 
@@ -91,6 +84,10 @@ def table(rows: Sequence[Row]) -> str:
             f"| {number + 1} | {spread(dense[:, number])} | {'' if thin is None else spread(thin)} | {apart} |"
         )
     lines += [f"| control: one run of as many epochs | {spread(control)} | | |", ""]
+    numbers = [number for number in (_EQUAL_BY, dense.shape[1]) if slim.size and number <= dense.shape[1]]
+    for number in dict.fromkeys(numbers):
+        apart = paired(dense[:, number - 1] - slim[:, number - 1])
+        lines.append(f"Dense net against the slim one in generation {number}: {apart}.")
     lines.append(f"Last generation against the first: {paired(dense[:, -1] - dense[:, 0])}.")
     lines.append(f"Last generation against the control: {paired(dense[:, -1] - control)}.")
     costs = rows[0]["macs"]
@@ -135,11 +132,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the seeds that are missing, then prints the table and draws the plot."""
-    options = parser().parse_args(argv)
-    if options.seeds < 1 or not 0 < options.train_part < 1:
-        raise SystemExit("--seeds must be at least 1, and --train-part between 0 and 1")
-    configs = [settings(options, seed) for seed in range(options.seeds)]
-    seeds.run(options, configs, measure, table, draw)
+    seeds.main(parser().parse_args(argv), settings, measure, table, draw)
 
 
 if __name__ == "__main__":

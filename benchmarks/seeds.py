@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +24,34 @@ def name_of(config: RunConfig) -> str:
     return json.dumps(config.model_dump(mode="json", exclude=_DECIDES_NOTHING), sort_keys=True)
 
 
-def run(
+def parser(doc: str | None, rows: Path, **defaults: Any) -> argparse.ArgumentParser:
+    """The part of the command line that such benchmarks share.
+
+    Args:
+        doc: The benchmark's own text.
+        rows: File of its rows.
+        defaults: Of ``model``, ``data``, ``train_part`` and ``epochs``.
+    """
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = {
+        "--model": (str, "net to begin with"),
+        "--data": (str, "data set"),
+        "--train-part": (float, "part of each class to train on, where the data set is divided here"),
+        "--epochs": (int, "epochs of each training"),
+        "--lr": (float, "highest learning rate"),
+        "--seeds": (int, "runs, from seed 0 on"),
+    }
+    for flag, (kind, what) in shared.items():
+        default = {"lr": 0.1, "seeds": 5, **defaults}[flag[2:].replace("-", "_")]
+        p.add_argument(flag, type=kind, default=default, help=f"{what} (default: %(default)s)")
+    p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
+    p.add_argument("--out", type=Path, default=rows, metavar="FILE", help="rows, JSON lines (default: %(default)s)")
+    return p
+
+
+def main(
     options: argparse.Namespace,
-    configs: Sequence[Any],
+    settings: Callable[[argparse.Namespace, int], Any],
     measure: Callable[[Any], Row],
     table: Callable[[Sequence[Row]], str],
     draw: Callable[[Sequence[Row], Path], None],
@@ -33,25 +59,45 @@ def run(
     """Runs the seeds that are missing, then prints the table and draws the plot beside the rows.
 
     Args:
-        options: With ``out``, the file of rows, and ``table``, to run nothing.
-        configs: Settings, one a seed.
+        options: What the command line says.
+        settings: Of the run of a seed.
         measure: Runs one seed, and gives its row without a name.
         table: Makes Markdown of rows.
         draw: Writes a plot of rows.
 
     Raises:
-        SystemExit: there is no row.
+        SystemExit: there is no row, or an option is out of range.
     """
+    if options.seeds < 1 or not 0 < options.train_part < 1:
+        raise SystemExit("--seeds must be at least 1, and --train-part between 0 and 1")
+    configs = [settings(options, seed) for seed in range(options.seeds)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for config in [] if options.table else configs:
         if name_of(config) not in rows_of.read(options.out):
-            rows_of.add(options.out, {**measure(config), "name": name_of(config), "seed": config.seed})
+            found = {"name": name_of(config), "seed": config.seed, "code": code_version()}
+            rows_of.add(options.out, {**measure(config), **found})
     known = rows_of.read(options.out)
     rows = [known[name_of(config)] for config in configs if name_of(config) in known]
     if not rows:
         raise SystemExit(f"{options.out} has no rows of these settings; leave --table away to run them")
-    print(table(rows))
+    print(table(rows) + of_other_code(rows))
     draw(rows, options.out.with_suffix(".svg"))
+
+
+@functools.cache
+def code_version() -> str:
+    """A hash of all code that takes part in such a run."""
+    return rows_of.code_version("passes/**/*.py", "netaug_fx/*.py", "netaug_fx/training/**/*.py", "models/*.py")
+
+
+def of_other_code(rows: Sequence[Row]) -> str:
+    """A sentence about rows that other code measured, none if there are none; rows without a stamp are the oldest."""
+    older = [str(row["seed"]) for row in rows if row.get("code") != code_version()]
+    if not older:
+        return ""
+    return (
+        f"\nMeasured by an earlier version of the code: seeds {', '.join(older)}; delete their rows to run them anew."
+    )
 
 
 def spread(values: Any) -> str:

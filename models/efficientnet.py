@@ -31,7 +31,7 @@ def _gate(in_channels: int, inner: int) -> SqueezeExcite:
 
 @register
 def efficientnet_b0(*, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.0) -> InvertedResidualNet:
-    """EfficientNet-B0: 385.9M MACs at 224x224, 5.289M parameters with 1000 classes.
+    """EfficientNet-B0: 385.8M MACs at 224x224, 5.289M parameters with 1000 classes.
 
     ``dropout`` acts on the features the classifier reads (0.2 in the paper).
 

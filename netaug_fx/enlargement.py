@@ -6,16 +6,14 @@ evaluated; the best is accepted. ([GNE]: Greedy Network Enlarging, arXiv 2108.00
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
 import json
 import math
 import os
-import pickle
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +22,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.candidates import DIMS, Change, Move, Net, enlarged, moves_of, net_of
-from netaug_fx.errors import InputError, NetAugError, PlanError, RunError
+from netaug_fx.candidates import (
+    BELOW,
+    DIMS,
+    RESOLUTION,
+    Change,
+    LeftOut,
+    Move,
+    Net,
+    enlarged,
+    moves_of,
+    net_of,
+)
+from netaug_fx.errors import InputError, PlanError, RunError
 from netaug_fx.example_inputs import checked_model, resolve_inputs
 from netaug_fx.journal import Journal
 from netaug_fx.passes.copying import copy_model
-
-Evaluate = Callable[[nn.Module, int], "float | tuple[float, Mapping[str, Tensor]]"]
-"""Judges a net at a resolution: a score, higher is better, or the score and the state_dict after its training.
-
-An attribute ``fingerprint``, where it has one, says what else decides its scores: a journal of another one is refused.
-"""
-
-_ATTEMPTS = 3
-_OVERSHOOT = 1.05  # a candidate further above its target is no fair one
+from netaug_fx.passes.fake_macs import image_sides
+from netaug_fx.seeded import generators_kept
+from netaug_fx.workers import Evaluate, Workers, check_executor
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Candidate:
         move: What was enlarged.
         macs: Multiply-adds of one image.
         resolution: Side of the images.
-        score: What ``evaluate`` gave.
+        score: What ``evaluate`` gave; -inf for one that was not finite.
     """
 
     move: Move
@@ -64,14 +67,16 @@ class Step:
     Attributes:
         target: The multiply-adds that all candidates were brought to.
         candidates: What was tried.
-        accepted: The best of them.
+        accepted: The best of them; of equal ones the first.
         changes: What made its net out of the first one, this step included.
+        left_out: What came to no candidate, and why.
     """
 
     target: int
     candidates: tuple[Candidate, ...]
     accepted: Candidate
     changes: tuple[Change, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Enlarged:
 
     Attributes:
         model: The grown net, with the weights that its last training left where ``evaluate`` returns them.
-        resolution: Side of the images that it takes.
+        resolution: Side of the square images that it takes; 0 where it takes none.
         macs: Multiply-adds of one image.
         steps: The accepted steps, with all that was tried.
     """
@@ -108,6 +113,7 @@ def enlarge(
     example_inputs: Any = None,
     preserve: bool = False,
     pixels: int = 8,
+    pin: Sequence[str] = (),
     seed: int = 0,
     on_score: Callable[[Candidate], object] | None = None,
     on_step: Callable[[int, int, int], object] | None = None,
@@ -116,22 +122,26 @@ def enlarge(
 
     Args:
         model: Any module; it is not changed.
-        macs: Multiply-adds of one image that the net may have at the end.
+        macs: Multiply-adds of one image that the net may have at the end. It has these or up to 10 % less.
         evaluate: Called with a net and the side of its images; returns a score, or a score and a state_dict, from which
             the net then goes on (inherited weights).
         step: By about how much multiply-adds grow in a step: 0.25 for a quarter. Steps are of one size, such that the
             last one ends at the budget.
-        dims: What may be enlarged, of ``width``, ``depth`` and ``resolution``.
+        dims: What may be enlarged, of ``width``, ``depth`` and ``resolution``. Blocks and pixels come in whole numbers:
+            what they leave to a step's target is made up by width, also where ``width`` is not among these.
         executor: Where candidates are evaluated: one of ``concurrent.futures``, or anything with a ``submit`` that
             returns futures; or a function that makes one, which is called again when its workers die. None evaluates in
-            this process. Nets and ``evaluate`` are pickled for it.
+            this process. Nets and ``evaluate`` are pickled for it. What evaluates in threads must not draw from the
+            global generators, which threads share.
         journal: File that keeps the score of every candidate. A search that was killed goes on from it, and evaluates
             nothing again that is in it.
         example_inputs: As for ``augment``.
         preserve: New blocks are identities and new channels copies, so that a candidate starts as good as the net that
             it grew from. By default they are fresh.
         pixels: The side of the images grows by multiples of this.
-        seed: Of all that is drawn.
+        pin: Globs of module paths whose widths stay.
+        seed: Of all that is drawn; ``evaluate`` finds torch's, NumPy's and Python's generators seeded by it, and the
+            caller finds them as they were.
         on_score: Called with each candidate as its score comes in.
         on_step: Called as a step begins: with its number from 1 on, how many candidates it has, and how many of these
             are in the journal.
@@ -142,9 +152,9 @@ def enlarge(
     Raises:
         InputError: an argument cannot be used, or the budget is below what the model has.
         PlanError: nothing of the model can be enlarged.
-        RunError: ``evaluate`` failed, workers kept dying, or no candidate came near the next target. What was finished
-            is in the journal.
-        CheckpointError: the journal is of another search.
+        RunError: ``evaluate`` failed, or gave no finite score to any candidate of a step; workers kept dying; or no
+            candidate came near the next target. What was finished is in the journal.
+        CheckpointError: the journal is of another search, or weights beside it are gone.
 
     Example:
         >>> import torch, netaug_fx
@@ -156,29 +166,43 @@ def enlarge(
         ['width of blocks.0.body.project.conv']
     """
     _check(step, dims, pixels, macs)
-    net = starting_net(model, macs, dims, example_inputs)
-    with ExitStack() as stack:
-        search = _fingerprint(net, macs, step, dims, preserve, pixels, seed, getattr(evaluate, "fingerprint", ""))
-        book = Journal(Path(journal) if journal is not None else None, search)
-        workers = _Workers(executor, stack)
+    check_executor(executor, evaluate)
+    net = starting_net(model, macs, dims, example_inputs, pin)
+    named = getattr(evaluate, "fingerprint", "")
+    decides = {"macs": macs, "step": float(step), "dims": sorted(dims), "preserve": preserve, "pixels": pixels}
+    book = Journal(
+        Path(journal) if journal is not None else None, _fingerprint(net, decides | {"seed": seed, "evaluate": named})
+    )
+    with ExitStack() as stack, generators_kept():  # threads may put them back in another order
+        workers = Workers(executor, stack)
         return _Search(net, macs, evaluate, step, dims, workers, book, preserve, pixels, seed, on_score, on_step).run()
 
 
-def starting_net(model: nn.Module, macs: int, dims: Sequence[str], example_inputs: Any = None) -> Net:
+def starting_net(
+    model: nn.Module, macs: int, dims: Sequence[str], example_inputs: Any = None, pin: Sequence[str] = ()
+) -> Net:
     """What a search starts from.
 
     Raises:
-        InputError: the budget is below what the model has.
+        InputError: the budget is below what the model has, its images are not square and are to grow, or ``pin``
+            matches no module.
         PlanError: nothing of it can be enlarged.
     """
     checked_model(model)
-    net = net_of(model, resolve_inputs(model, example_inputs))
+    inputs = resolve_inputs(model, example_inputs)
+    net = net_of(model, inputs, pin)
     if macs < net.macs:
         raise InputError(f"macs={macs:,} is below what {type(model).__name__} has: {net.macs:,} for one image")
+    height, width = image_sides(inputs) or (0, 0)
+    if RESOLUTION in dims and height != width:
+        raise InputError(
+            f"images of {height} x {width} are not square, and have no side that could grow: leave 'resolution' out of "
+            "dims"
+        )
     if not moves_of(net, dims):
         raise PlanError(
             f"{type(model).__name__} has nothing that could be enlarged in {', '.join(dims)}: see "
-            "netaug_fx.inspect(model) for its groups and why widths stay"
+            "netaug_fx.inspect(model) for its stages, its groups and why widths stay"
         )
     return net
 
@@ -193,67 +217,84 @@ def _check(step: float, dims: Sequence[str], pixels: int, macs: int) -> None:
             raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
 
 
-def _fingerprint(net: Net, *settings: Any) -> str:
-    shapes = {key: list(value.shape) for key, value in net.model.state_dict().items() if isinstance(value, Tensor)}
-    content = json.dumps([shapes, net.resolution, net.macs, [repr(each) for each in settings]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
+def _fingerprint(net: Net, decides: Mapping[str, Any]) -> str:
+    """Of the net that a search starts from, its weights and layers included, and of all else that decides its way."""
+    digest = hashlib.sha256()
+    for name, value in net.model.state_dict().items():
+        digest.update(f"{name} {getattr(value, 'dtype', type(value))} {list(getattr(value, 'shape', ()))}".encode())
+        if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    classes = [f"{type(module).__module__}.{type(module).__qualname__}" for module in net.model.modules()]
+    layers = _ADDRESS.sub("", repr(net.model))
+    content = [layers, classes, net.resolution, net.macs, net.pin, {name: repr(each) for name, each in decides.items()}]
+    digest.update(json.dumps(content, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@dataclass
 class _Search:
     """A search under way."""
 
-    def __init__(
-        self,
-        net: Net,
-        macs: int,
-        evaluate: Evaluate,
-        step: float,
-        dims: Sequence[str],
-        workers: _Workers,
-        journal: Journal,
-        preserve: bool,
-        pixels: int,
-        seed: int,
-        on_score: Callable[[Candidate], object] | None,
-        on_step: Callable[[int, int, int], object] | None,
-    ) -> None:
-        self.net, self.macs, self.evaluate, self.step, self.dims = net, macs, evaluate, step, dims
-        self.workers, self.journal, self.on_score, self.on_step = workers, journal, on_score, on_step
-        self.preserve, self.pixels, self.seed = preserve, pixels, seed
+    net: Net
+    macs: int
+    evaluate: Evaluate
+    step: float
+    dims: Sequence[str]
+    workers: Workers
+    journal: Journal
+    preserve: bool
+    pixels: int
+    seed: int
+    on_score: Callable[[Candidate], object] | None
+    on_step: Callable[[int, int, int], object] | None
 
     def run(self) -> Enlarged:
         steps: list[Step] = []
         net = self.net
-        while left := round(math.log(self.macs / net.macs) / math.log(1 + self.step)):
+        while net.macs < (self.macs if not steps else (1 - BELOW) * self.macs):
+            left = max(1, round(math.log(self.macs / net.macs) / math.log(1 + self.step)))
             target = round(net.macs * (self.macs / net.macs) ** (1 / left))
             net, done = self._step(len(steps), net, target)
             steps.append(done)
-        return Enlarged(net.model, net.resolution, net.macs, tuple(steps))
+        model = net.model if steps else copy_model(net.model)
+        return Enlarged(model, net.resolution, net.macs, tuple(steps))
 
     def _step(self, number: int, net: Net, target: int) -> tuple[Net, Step]:
-        nets = dict(self._candidates(number, net, target))
+        nets, left_out = self._candidates(number, net, target)
         scores = self._scores(number, nets)
         tried = tuple(Candidate(move, each.macs, each.resolution, scores[move]) for move, each in nets.items())
         best = max(tried, key=lambda candidate: candidate.score)
+        if best.score == -math.inf:
+            raise RunError(
+                f"no candidate of step {number + 1} got a finite score. Let evaluate train more gently (a smaller "
+                "learning rate), and give another journal: what is in this one is not evaluated again"
+            )
         accepted = nets[best.move]
         weights = self.journal.weights(number, str(best.move))
         if weights is not None:
             accepted.model.load_state_dict(weights)
-        return accepted, Step(target, tried, best, accepted.changes)
+        return accepted, Step(target, tried, best, accepted.changes, left_out)
 
-    def _candidates(self, number: int, net: Net, target: int) -> Iterator[tuple[Move, Net]]:
-        found = 0
+    def _candidates(self, number: int, net: Net, target: int) -> tuple[dict[Move, Net], tuple[LeftOut, ...]]:
+        nets: dict[Move, Net] = {}
+        left_out: list[LeftOut] = []
         for move in moves_of(net, self.dims):
             seed = self.seed + 1000 * number
-            grown = enlarged(net, move, target, preserve=self.preserve, pixels=self.pixels, seed=seed)
-            if grown is not None and net.macs < grown.macs <= _OVERSHOOT * target:
-                found += 1
-                yield move, grown
-        if not found:
+            grown = enlarged(net, move, target, preserve=self.preserve, pixels=self.pixels, seed=seed, limit=self.macs)
+            if isinstance(grown, LeftOut):
+                left_out.append(grown)
+            else:
+                nets[move] = grown
+        if not nets:
             raise RunError(
-                f"no candidate reaches {target:,} multiply-adds from {net.macs:,}: one channel, block or {self.pixels} "
-                "pixels more are too much. Take a larger step"
+                f"no candidate comes near {target:,} multiply-adds from {net.macs:,} "
+                f"({'; '.join(map(str, left_out)) or 'nothing can be enlarged'}). Take a larger step"
+                + (", or preserve=False, which is how='fresh'" if self.preserve else "")
             )
+        return nets, tuple(left_out)
 
     def _scores(self, number: int, nets: Mapping[Move, Net]) -> dict[Move, float]:
         scores = {move: self.journal.score(number, str(move)) for move in nets}
@@ -264,7 +305,10 @@ class _Search:
         for name, score, weights, seconds in self.workers.evaluate(self.evaluate, jobs, self.seed):
             move, net = missing[name]
             if not math.isfinite(score):
-                raise RunError(f"evaluate gave {score} for {name}, which is no score; what was finished is kept")
+                warnings.warn(f"evaluate gave {score} for {name}, which is out of the choice", stacklevel=2)
+                score, weights = -math.inf, None
+            if weights is not None:
+                _require_fitting(name, weights, net.model)
             self.journal.add(number, name, score, net.macs, net.resolution, seconds, weights)
             scores[move] = score
             if self.on_score is not None:
@@ -272,111 +316,19 @@ class _Search:
         return {move: score for move, score in scores.items() if score is not None}
 
 
-# -- evaluation ------------------------------------------------------------------------------------
-
-Outcome = tuple[str, float, "Mapping[str, Tensor] | None", float]
-"""Name, score, trained weights where there are any, and seconds."""
-
-
-class _Workers:
-    """Evaluates nets here, or on an executor whose workers may die."""
-
-    def __init__(self, executor: Executor | Callable[[], Executor] | None, stack: ExitStack) -> None:
-        self.stack = stack
-        self.make = executor if callable(executor) and not hasattr(executor, "submit") else None
-        self.executor: Any = None if self.make is not None else executor
-        self.here = executor is None
-
-    def evaluate(self, function: Evaluate, jobs: Mapping[str, tuple[nn.Module, int]], seed: int) -> Iterator[Outcome]:
-        """Yields outcomes as they come in."""
-        if self.here:
-            for name, (model, resolution) in jobs.items():
-                # a copy, which may be trained
-                judge = functools.partial(_judge, function, copy_model(model), resolution, seed)
-                yield (name, *_guarded(name, judge))
-            return
-        left = dict(jobs)
-        for _ in range(_ATTEMPTS):
-            if not left:
-                return
-            try:
-                for outcome in self._submitted(function, left, seed):
-                    del left[outcome[0]]
-                    yield outcome
-            except BrokenExecutor as error:
-                if self.make is None:
-                    raise RunError(
-                        f"a worker died ({error}), and this executor cannot be made anew: give enlarge a function that "
-                        "makes one. What was finished is kept in the journal"
-                    ) from error
-                self.executor = None
-        if left:
-            raise RunError(
-                f"workers died {_ATTEMPTS} times while {', '.join(left)} was evaluated; what was finished is kept"
-            )
-
-    def _submitted(self, function: Evaluate, jobs: Mapping[str, tuple[nn.Module, int]], seed: int) -> Iterator[Outcome]:
-        if self.executor is None:
-            assert self.make is not None
-            self.executor = self.make()
-            if hasattr(self.executor, "__exit__"):
-                self.stack.push(self.executor)
-        futures = {
-            name: self.executor.submit(_judge_pickled, pickle.dumps((function, model)), resolution, seed)
-            for name, (model, resolution) in jobs.items()
-        }
-        broken: BrokenExecutor | None = None
-        try:
-            for name, future in _as_they_come(futures):
-                try:
-                    score, saved, seconds = _guarded(name, future.result)
-                except BrokenExecutor as error:  # others may have finished before
-                    broken = error
-                    continue
-                yield name, score, None if saved is None else torch.load(io.BytesIO(saved), weights_only=True), seconds
-        finally:
-            for future in futures.values():  # where one failed, or the user stops, those in the queue need not run
-                future.cancel()
-        if broken is not None:
-            raise broken
-
-
-def _as_they_come(futures: Mapping[str, Future[Any]]) -> Iterator[tuple[str, Future[Any]]]:
-    """Finished ones first, in the order in which they were handed in."""
-    left = dict(futures)
-    while left:
-        name = next((name for name, future in left.items() if future.done()), None)
-        if name is None:
-            time.sleep(0.02)
-            continue
-        yield name, left.pop(name)
-
-
-def _guarded(name: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except (BrokenExecutor, NetAugError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # evaluate is the user's own, and may fail in any way
-        raise RunError(
-            f"evaluate failed on {name}: {type(error).__name__}: {error}. What was finished is kept in the journal; "
-            "call enlarge again once it is mended"
-        ) from error
-
-
-def _judge(function: Evaluate, model: nn.Module, resolution: int, seed: int) -> tuple[float, Any, float]:
-    start = time.monotonic()
-    torch.manual_seed(seed)
-    found = function(model, resolution)
-    score, weights = found if isinstance(found, tuple) else (found, None)
-    return float(score), weights, time.monotonic() - start
-
-
-def _judge_pickled(blob: bytes, resolution: int, seed: int) -> tuple[float, bytes | None, float]:
-    function, model = pickle.loads(blob)
-    score, weights, seconds = _judge(function, model, resolution, seed)
-    if weights is None:
-        return score, None, seconds
-    stream = io.BytesIO()
-    torch.save(dict(weights), stream)
-    return score, stream.getvalue(), seconds
+def _require_fitting(name: str, weights: Any, model: nn.Module) -> None:
+    """Raises:
+    RunError: they are not a state_dict of the candidate.
+    """
+    expected = model.state_dict()
+    remedy = f"evaluate must return the state_dict of the net that it was given ({name})"
+    if not isinstance(weights, Mapping):
+        raise RunError(f"{remedy}, not {type(weights).__name__}")
+    strange = next(iter({*weights} ^ {*expected}), None)
+    if strange is not None:
+        found = "has" if strange in weights else "lacks"
+        raise RunError(f"{remedy}; what it returned {found} {strange!r}")
+    for key, value in expected.items():
+        shapes = [list(getattr(each, "shape", ())) for each in (value, weights[key])]
+        if shapes[0] != shapes[1]:
+            raise RunError(f"{remedy}; {key!r} is of shape {shapes[1]}, expected {shapes[0]}")

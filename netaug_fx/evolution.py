@@ -94,7 +94,7 @@ def evolve(
 
 
 def _kels(model: nn.Module, keep: float, example_inputs: Any, pin: Sequence[str], seed: int) -> Supernet:
-    found = compile_model(model, _a_little_wider, example_inputs=example_inputs, pin=pin, seed=seed, allow_nothing=True)
+    found = compile_model(model, a_little_wider, example_inputs=example_inputs, pin=pin, seed=seed, allow_nothing=True)
     _refuse_new_buffers(model, found.observed.buffers)
     sizes = {var: _kept(var.size, keep) for var in found.plan.numbers if _kept(var.size, keep) < var.size}
     if not sizes and keep < 1:
@@ -131,7 +131,7 @@ def _nothing_is_cut(model: nn.Module, keep: float, found: Plan) -> str:
     return f"no width of {type(model).__name__} can be cut to keep={keep:g} ({why}); method='wels' splits any model"
 
 
-def _a_little_wider(group: Group) -> float:
+def a_little_wider(group: Group) -> float:
     """The types are checked on nets that are wider: enough for no two widths to be mistaken for one another."""
     return max(1.5, (group.width + 3) / group.width)
 

@@ -73,7 +73,7 @@ class Inspection:
         mixing: Where a statistic is taken across widths that grow, as operator and place in the code.
         growing_share: Share of weight matrices' elements that lie in a tensor with a dimension that grows, from 0 to 1.
         growing_share_of_macs: Share of multiply-adds in operators that cost more when the groups grow, from 0 to 1.
-        stages: Parts at one feature-map size, in the order in which they run; ``stages_table`` prints them.
+        stages: Parts at one feature-map size, in the order in which they run.
     """
 
     model: str
@@ -153,7 +153,8 @@ class Inspection:
             rows.append((row["name"], str(row["positions"]), *cells, ", ".join(row["blocks"]) or "-"))
         if len(rows) == 1:
             return f"{self.model} has no stages: no width of it leads from layer to layer"
-        return "\n".join([f"{len(self.stages)} stages:", "", *_columns(rows)])
+        count = "1 stage" if len(self.stages) == 1 else f"{len(self.stages)} stages"
+        return "\n".join([f"{count}:", "", *_columns(rows)])
 
     def to_html(self, title: str | None = None) -> str:
         """A page that needs no other file: the table of groups, the net drawn with its groups, and what is pinned.
@@ -196,7 +197,7 @@ class Inspection:
         )
         stays = self._pin_lines()
         sections = (*self._mixing_lines(), *self._opaque_lines(), *self._missing_lines())
-        return "\n".join([head, "", *lines, "", "stays as it is:", *stays, *sections])
+        return "\n".join([head, "", *lines, "", self.stages_table(), "", "stays as it is:", *stays, *sections])
 
     def _pin_lines(self) -> Iterator[str]:
         """One line a reason and place; reasons that differ in numbers alone (shapes, say) are one."""

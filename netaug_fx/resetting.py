@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.random import fork_rng
 
 from netaug_fx.errors import InputError
 from netaug_fx.passes.drawing import initialise_
 from netaug_fx.passes.extract import extract
-from netaug_fx.split import mixed, put_reset_part_
+from netaug_fx.seeded import seeded
+from netaug_fx.split import WELS, Split, mixed, put_reset_part_
 from netaug_fx.supernet import control, split_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -35,9 +32,10 @@ def reset_(
             parametrizations: before it got them); parameters that it does not write (of modules without one, or behind
             a hook's weight normalisation) are drawn uniformly, with the mean and standard deviation that they had when
             the model was split. Frozen parameters stay.
-        reset_norm: Reset norms, too: their affine parameters and running statistics. By default they go on. Norms are
-            those of torch, and leaves of the user's own whose class is called a norm and whose parameters are vectors;
-            any other module of the user's is reset like a layer, whatever it computes.
+        reset_norm: Reset norms, too: their affine parameters and running statistics (of ``wels``, which has no fit
+            channels, the statistics of all channels). By default they go on. Norms are those of torch, and leaves of
+            the user's own whose class is called a norm and whose parameters are vectors; any other module of the
+            user's is reset like a layer, whatever it computes.
 
     Raises:
         InputError: it is no supernet of ``evolve``, or within a pass; or ``initialise`` did something else than to fill
@@ -48,7 +46,7 @@ def reset_(
         raise InputError("reset_ was called within dense(): leave the context first")
     before = extract(supernet, dense=True)
     fresh = extract(supernet, dense=True)
-    with _generators(mixed(own.seed, own.draws)), torch.no_grad():
+    with seeded(mixed(own.seed, own.draws)), torch.no_grad():
         if initialise is None:
             initialise_(fresh, split.first)
         else:
@@ -59,21 +57,8 @@ def reset_(
     _require_finite(fresh, before)
     own.draws += 1
     put_reset_part_(supernet, split, own.seed, fresh)
-
-
-@contextmanager
-def _generators(seed: int) -> Iterator[None]:
-    """Within it all global generators follow from a seed; after it they are as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+    if reset_norm and split.method == WELS:
+        _take_statistics_from_(supernet, fresh, split)
 
 
 def _initialise_by(initialise: Callable[[nn.Module], object], net: nn.Module, before: nn.Module) -> None:
@@ -102,6 +87,16 @@ def _take_norms_from_(net: nn.Module, source: nn.Module) -> None:
                     for name, tensor in getattr(module, store).items():
                         if tensor is not None:
                             tensor.copy_(getattr(other, store)[name])
+
+
+def _take_statistics_from_(supernet: nn.Module, fresh: nn.Module, split: Split) -> None:
+    """Running statistics are of whole channels, none of which is fit by single weights; pinned norms keep theirs."""
+    with torch.no_grad():
+        for (path, module), other in zip(supernet.named_modules(), fresh.modules(), strict=True):
+            own = {f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)}
+            if _is_norm(module) and not (own and own <= split.whole):
+                for name, buffer in module.named_buffers(recurse=False):
+                    buffer.copy_(other.get_buffer(name))
 
 
 def _is_norm(module: nn.Module) -> bool:

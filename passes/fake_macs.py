@@ -6,14 +6,18 @@ run on fake tensors in evaluation mode.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from netaug_fx.errors import TraceError
+from netaug_fx.errors import InputError, TraceError
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.infer import Inputs
 from netaug_fx.passes.running import neutral, quiet
@@ -28,6 +32,7 @@ def fake_macs(model: nn.Module, inputs: Inputs, resolution: int | None = None) -
         resolution: Side of the square images that take the place of those in ``inputs``; None takes them as they are.
 
     Raises:
+        InputError: the images are not square, and another resolution was asked for.
         TraceError: the model does not run at this resolution.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -36,7 +41,7 @@ def fake_macs(model: nn.Module, inputs: Inputs, resolution: int | None = None) -
     }
     copied = copy_model(model, memo).eval()
     args, kwargs = at_resolution(inputs, resolution)
-    with neutral(fast_paths=False), quiet(), mode, FlopCounterMode(display=False) as counter:
+    with neutral(fast_paths=False), _countable(copied), quiet(), mode, FlopCounterMode(display=False) as counter:
         args, kwargs = pytree.tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (args, kwargs))
         try:
             copied(*args, **kwargs)
@@ -46,11 +51,46 @@ def fake_macs(model: nn.Module, inputs: Inputs, resolution: int | None = None) -
     return int(counter.get_total_flops()) // 2
 
 
+@contextmanager
+def _countable(model: nn.Module) -> Iterator[None]:
+    """oneDNN runs a whole recurrent layer as one operator, which the counter does not know (as in ``macs``)."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # to switch oneDNN off tells of GPUs that are not there
+        with torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext():
+            yield
+
+
+def image_sides(inputs: Inputs) -> tuple[int, int] | None:
+    """Height and width of the images in a net's inputs; None without images.
+
+    Images are tensors of four dimensions; masks (of bool) are none. Where they are of several sizes, the first.
+    """
+    return next((_sides(t) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and _is_picture(t)), None)
+
+
+def _is_picture(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.dtype is not torch.bool
+
+
+def _sides(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
 def at_resolution(inputs: Inputs, resolution: int | None) -> Inputs:
-    """The inputs with zero images of another side; tensors of other than four dimensions stay."""
-    if resolution is None:
+    """The inputs with zero images of another side; tensors that are no images, or of another size, stay.
+
+    Raises:
+        InputError: the images are not square.
+    """
+    sides = image_sides(inputs)
+    if resolution is None or sides is None:
         return inputs
+    if sides[0] != sides[1]:
+        raise InputError(f"images of {sides[0]} x {sides[1]} are not square, and have no side that could be another")
     resized: Inputs = pytree.tree_map_only(
-        Tensor, lambda t: t.new_zeros((*t.shape[:2], resolution, resolution)) if t.dim() == 4 else t, inputs
+        Tensor,
+        lambda t: t.new_zeros((*t.shape[:2], resolution, resolution)) if _is_picture(t) and _sides(t) == sides else t,
+        inputs,
     )
     return resized

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from netaug_fx.errors import CheckError, InputError
 from netaug_fx.passes.channels import Var
-from netaug_fx.passes.compare_outputs import distance
-from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.drawing import draw_beside_
 from netaug_fx.passes.infer import Analysis, Inputs
-from netaug_fx.passes.replicate import replicated
+from netaug_fx.passes.probe import apart
+from netaug_fx.passes.replicate import places_of, replicated
 from netaug_fx.passes.resize import Resized, first_channels, resize
-from netaug_fx.passes.running import neutral, output_tensors
 
 FRESH, REPLICATE = "fresh", "replicate"
 _TOLERANCE = 1e-4
@@ -38,8 +34,9 @@ def grow(
         analysis: What ``infer`` found.
         sizes: New size of each width that grows; not below the present one.
         inputs: The inputs that the model was analysed on.
-        how: ``fresh``: new weights are drawn from the distribution of the present ones beside them. ``replicate``: new
-            channels are copies, and the function stays the same (Net2WiderNet, ``replicate``).
+        how: ``fresh``: new weights are drawn from the distribution of the present ones beside them, and buffers (norm
+            statistics) go on with copies of what they hold. ``replicate``: new channels are copies, and the function
+            stays the same (Net2WiderNet, ``replicate``).
         seed: Of what is drawn or copied.
 
     Raises:
@@ -64,31 +61,36 @@ def _drawn(seed: int) -> Callable[[Resized], Tensor]:
 
     def draw(resized: Resized) -> Tensor:
         old = resized.old
-        if not old.is_floating_point():
+        if not old.is_floating_point() and not old.is_complex():
             return old.new_zeros(resized.shape)
-        new = torch.empty(resized.shape, dtype=torch.float32)
+        if resized.is_buffer:
+            return _continued(resized)
+        new = torch.empty(resized.shape, dtype=torch.complex64 if old.is_complex() else torch.float32)
         contracted = [d for d in resized.contracted if resized.shape[d] != old.shape[d]]
         fan_in = math.prod(resized.shape[d] / old.shape[d] for d in contracted) if contracted else None
-        draw_beside_(new, old, fan_in, generator)
+        draw_beside_(_reals(new), _reals(old), fan_in, generator)
         return new.to(old)
 
     return draw
 
 
+def _reals(values: Tensor) -> Tensor:
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _continued(resized: Resized) -> Tensor:
+    """A buffer whose new channels are the old ones in turn: what is drawn may be none (a negative variance)."""
+    turns = [torch.arange(new) % old for old, new in zip(resized.before, resized.after, strict=True)]
+    continued = resized.old
+    for dim, places in places_of(resized, turns):
+        continued = continued.index_select(dim, places.to(continued.device))
+    return continued.clone()
+
+
 def _require_same_function(grown: nn.Module, model: nn.Module, inputs: Inputs) -> None:
-    ours, theirs = (_outputs(net, inputs) for net in (grown, model))
-    apart = max((distance(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
-    if apart > _TOLERANCE:
+    changed = apart(grown, model, inputs)
+    if changed > _TOLERANCE:
         raise CheckError(
-            f"copied channels change the outputs of {type(model).__name__} by {apart:.1e} of the largest: a norm or "
+            f"copied channels change the outputs of {type(model).__name__} by {changed:.1e} of the largest: a norm or "
             "mean spans them, or one weight both writes and reads them; use how='fresh'"
         )
-
-
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Any]:
-    copied = copy_model(model).eval()
-    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
-    with neutral():
-        torch.manual_seed(0)
-        found = output_tensors(copied(*args, **kwargs))
-    return [(t.double() if t.is_floating_point() else t).cpu().numpy() for t in found]

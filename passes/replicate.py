@@ -7,6 +7,8 @@ are drawn: equal ones would have equal gradients, and copies would stay copies.)
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,10 +32,7 @@ def replicated(seed: int = 0) -> Fill:
         ]
         generator = torch.Generator().manual_seed(seed + resized.old.numel())
         new = resized.old
-        for dim, layout in enumerate(resized.layouts):
-            if not groups_in(layout):
-                continue
-            places = arrange(layout, resized.before, lambda grow: chosen[grow.group])
+        for dim, places in places_of(resized, chosen):
             new = new.index_select(dim, places.to(new.device))
             if dim in resized.contracted:
                 shares = _shares(places, generator)
@@ -41,6 +40,18 @@ def replicated(seed: int = 0) -> Fill:
         return new
 
     return fill
+
+
+def places_of(resized: Resized, chosen: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """For each dimension that grows, the old position that stands at each new one.
+
+    Args:
+        resized: A tensor that takes another shape.
+        chosen: Of each group, by number, the old channel at each new place.
+    """
+    for dim, layout in enumerate(resized.layouts):
+        if groups_in(layout):
+            yield dim, arrange(layout, resized.before, lambda grow: chosen[grow.group])
 
 
 def _copied(old: int, new: int, seed: int) -> Tensor:

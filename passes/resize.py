@@ -34,6 +34,7 @@ class Resized:
         layouts: Of its dimensions; groups are numbered.
         contracted: Dimensions that the forward sums over.
         before, after: Widths of all groups, by number.
+        is_buffer: It is no parameter.
     """
 
     old: Tensor
@@ -41,6 +42,7 @@ class Resized:
     contracted: frozenset[int]
     before: Widths
     after: Widths
+    is_buffer: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +131,8 @@ class _Resizing:
         layouts = tuple(layout_of(dim, self.numbers) for dim in dims)
         before, after = tuple(var.size for var in self.sizes), tuple(self.sizes.values())
         with torch.no_grad():
-            new = self.fill(Resized(old.detach(), layouts, contracted, before, after)).to(old)
+            is_buffer = not isinstance(old, nn.Parameter)
+            new = self.fill(Resized(old.detach(), layouts, contracted, before, after, is_buffer)).to(old)
         return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
     # -- integers and forwards ---------------------------------------------------------------------

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
@@ -20,9 +21,13 @@ from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Var
 from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.graph import INNER, STREAM, Group, find_groups, weight_matrices
+from netaug_fx.passes.growth import predicted_macs
 from netaug_fx.passes.infer import Analysis, Inputs
 from netaug_fx.passes.plan import sources_of
+from netaug_fx.passes.recorder import OpRecord
 from netaug_fx.passes.running import neutral
+
+_BY_HEADS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # attention is run as plain products
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,40 @@ def batch_of(inputs: Inputs) -> int:
     return max(next(sizes, 1), 1)
 
 
+def macs_by_positions(analysis: Analysis, batch: int) -> dict[int, int]:
+    """Multiply-adds of one image by the positions of the feature map that is written (1 behind global pooling).
+
+    Attention's heads are no positions: its products count at those of their rows.
+    """
+    found: dict[int, int] = defaultdict(int)
+    for record in _counted(analysis):
+        is_convolution = record.func.overloadpacket is torch.ops.aten.convolution
+        channels_at = 1 if is_convolution else len(record.shapes[0]) - 1
+        alone = replace(analysis, operators={False: (record,), True: ()})
+        found[_positions(record, channels_at, batch)] += predicted_macs(alone, {}) // batch
+    return dict(found)
+
+
 def _written(analysis: Analysis, batch: int) -> Iterator[tuple[Var, str, int]]:
     """What convolutions, linear layers and products write, as it runs: width, module, and positions of an image."""
-    for record in analysis.operators[False]:
-        if getattr(record.func, "overloadpacket", None) not in flop_registry:
-            continue
-        dims, shape = record.dims[0], record.shapes[0]
-        for index, dim in enumerate(dims):
-            positions = math.prod((*shape[:index], *shape[index + 1 :])) // batch
+    for record in _counted(analysis):
+        for index, dim in enumerate(record.dims[0]):
             for var in channels.variables(dim):
-                yield var, record.module, max(positions, 1)
+                yield var, record.module, _positions(record, index, batch)
+
+
+def _counted(analysis: Analysis) -> Iterator[OpRecord]:
+    return (
+        record for record in analysis.operators[False] if getattr(record.func, "overloadpacket", None) in flop_registry
+    )
+
+
+def _positions(record: OpRecord, channels_at: int, batch: int) -> int:
+    """Positions of one image in what an operator writes, whose channels are along a dimension."""
+    shape = record.shapes[0]
+    if record.func.overloadpacket in _BY_HEADS and channels_at == len(shape) - 1 and shape[0] % batch == 0:
+        return shape[-2]  # what is before are images and heads
+    return max(math.prod((*shape[:channels_at], *shape[channels_at + 1 :])) // batch, 1)
 
 
 def _inner_of(analysis: Analysis, groups: Mapping[Var, Group], parts: list[list[Var]]) -> dict[int, list[Var]]:

@@ -176,7 +176,10 @@ class EnlargeConfig(RunConfig):
     data: DataConfig = Field(default=DataConfig(), description="The images.")
     enlarge: SearchConfig = Field(default=SearchConfig(), description="Greedy Network Enlarging.")
     jobs: int = Field(
-        default=1, ge=1, description="Processes that train candidates side by side; scores are the same for any number."
+        default=1,
+        ge=1,
+        description="Processes that train candidates side by side, each with one thread where `threads` is unset. "
+        "Scores are the same for any number on digits, and where `threads` is set.",
     )
 
     @model_validator(mode="after")

@@ -12,8 +12,7 @@ from torch import nn
 from netaug_fx.candidates import Change, Net, compiled, net_of
 from netaug_fx.enlargement import Enlarged
 from netaug_fx.passes.fake_macs import at_resolution
-from netaug_fx.passes.growth import macs_by_positions
-from netaug_fx.passes.stages import batch_of, find_stages
+from netaug_fx.passes.stages import batch_of, find_stages, macs_by_positions
 from netaug_fx.training.arm import Arm
 from netaug_fx.training.config import EnlargeConfig
 from netaug_fx.training.data import Task
@@ -37,11 +36,18 @@ def path_of(found: Enlarged, first: Net, grown: Callable[[Sequence[Change]], nn.
         inputs = at_resolution(first.inputs, accepted.resolution)
         net = net_of(grown(step.changes), inputs)
         tried = [
-            {"move": str(each.move), "macs": each.macs, "resolution": each.resolution, "score": each.score}
+            {
+                "move": str(each.move),
+                "macs": each.macs,
+                "resolution": each.resolution,
+                "score": each.score if math.isfinite(each.score) else None,
+            }
             for each in sorted(step.candidates, key=lambda each: -each.score)
         ]
+        left_out = [{"move": str(each.move), "why": each.why} for each in step.left_out]
         row = {"move": str(accepted.move), "macs": accepted.macs, "resolution": accepted.resolution}
-        rows.append(row | {"score": accepted.score, "target": step.target, "candidates": tried, **_stages_of(net)})
+        row |= {"score": accepted.score, "target": step.target, "candidates": tried, "left_out": left_out}
+        rows.append(row | _stages_of(net))
     return {
         "macs": found.macs,
         "resolution": found.resolution,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import closing, suppress
@@ -72,7 +73,7 @@ def start(config: EnlargeConfig, folder: Path | None = None) -> Path:
         PlanError: nothing of the net can be enlarged.
         DataError: the images cannot be used.
     """
-    return _Enlarging(*new_run(config, folder, prepare)).run()
+    return _Enlarging(*new_run(_from_anywhere(config), folder, prepare)).run()
 
 
 def resume(folder: Path) -> Path:
@@ -83,6 +84,14 @@ def resume(folder: Path) -> Path:
         CheckpointError: the journal or a checkpoint in it cannot be used.
     """
     return _Enlarging(*old_run(folder, EnlargeConfig, prepare)).run()
+
+
+def _from_anywhere(config: EnlargeConfig) -> EnlargeConfig:
+    """The settings with a journal that is found from any folder: a run may be resumed from another."""
+    if config.enlarge.journal is None:
+        return config
+    journal = str(Path(config.enlarge.journal).expanduser().absolute())
+    return config.model_copy(update={"enlarge": config.enlarge.model_copy(update={"journal": journal})})
 
 
 def prepare(config: EnlargeConfig) -> Task:
@@ -99,7 +108,7 @@ def prepare(config: EnlargeConfig) -> Task:
     net = plain_net(config, task)
     check_outputs(net, task.example(), len(task.classes), config.model.name)
     base = net_of(net, ((task.example(),), {})).macs
-    starting_net(net, config.enlarge.budget(base), config.enlarge.dims, task.example())
+    starting_net(net, config.enlarge.budget(base), config.enlarge.dims, task.example(), config.enlarge.pin)
     trial = trial_task(config.data, config.seed, config.enlarge.hold_out, task.image_size)
     check_request(config, trial, net, len(make_loaders(trial, config.data, config.seed)[0]))
     return task
@@ -166,9 +175,8 @@ class _Enlarging:
         search, first = self.config.enlarge, self._first()
 
         def scored(candidate: Candidate) -> None:
-            progress.message(
-                f"  {candidate.move}: {candidate.score:.1%} at {candidate.macs:,} MACs, {candidate.resolution} pixels"
-            )
+            score = f"{candidate.score:.1%}" if math.isfinite(candidate.score) else "diverged"
+            progress.message(f"  {candidate.move}: {score} at {candidate.macs:,} MACs, {candidate.resolution} pixels")
             progress.advance()
 
         def begun(step: int, candidates: int, done: int) -> None:
@@ -185,6 +193,7 @@ class _Enlarging:
             example_inputs=self.task.example(),
             preserve=search.preserve,
             pixels=search.pixels_at(self.task.image_size),
+            pin=search.pin,
             seed=self.config.seed,
             on_score=scored,
             on_step=begun,

@@ -34,7 +34,7 @@ def inspect(
 
     net, image = _net_and_image(model, num_classes, in_channels, image_size)
     inspection = netaug_fx.inspect(net, parse_ratio(ratio), example_inputs=image, pin=tuple(pin or ()))
-    typer.echo(f"{inspection}\n\n{inspection.stages_table()}")
+    typer.echo(str(inspection))
     _write_json(inspection.to_dict(), json_file)
     _write(html, lambda: inspection.to_html(model))
 

@@ -178,8 +178,10 @@ class SearchConfig(Section):
     dims: list[Literal["width", "depth", "resolution"]] = Field(
         default=["width", "depth", "resolution"],
         min_length=1,
-        description="What may be enlarged: `width` and `depth` of each stage, `resolution` of the images.",
+        description="What may be enlarged: `width` and `depth` of each stage, `resolution` of the images. What blocks "
+        "and pixels leave to a step's target is made up by width all the same.",
     )
+    pin: list[str] = Field(default_factory=list, description="Module paths (globs) whose widths stay.")
     epochs: int = Field(default=8, ge=1, description="Passes over the training images for each candidate.")
     hold_out: float = Field(
         default=0.2, gt=0, lt=1, description="Part of each class's training images that candidates are judged by."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.errors import DataError
+from netaug_fx.errors import DataError, RunError
 from netaug_fx.training.arm import Arm
 from netaug_fx.training.config import EnlargeConfig
 from netaug_fx.training.data import DataConfig, ImageSource, StreamSource, Task, load_task
@@ -51,20 +52,21 @@ class Trial:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies all that decides scores, beside the net."""
-        free = {"device", "threads", "opset", "keep", "tracking", "jobs"}
-        content = self.config.model_dump(mode="json", exclude=free)
+        """Identifies all that decides scores, beside the net: what a candidate's training reads, and nothing else."""
+        config = trial_settings(self.config)
+        content = config.model_dump(mode="json", include={"data", "optim", "seed"})
+        content |= {"hold_out": config.enlarge.hold_out, "inherit": config.enlarge.inherit}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, model: nn.Module, resolution: int) -> float | tuple[float, Mapping[str, Tensor]]:
-        """The accuracy, from 0 to 1, that a training of the model on images of this side comes to.
+        """The accuracy, from 0 to 1, that a training of the model on images of this side comes to; NaN if it diverged.
 
         Args:
             model: Trained in place.
             resolution: Side of the images.
 
         Raises:
-            RunError: the loss is no longer finite.
+            RunError: something cannot be written.
             KeyboardInterrupt: the user asked for an end.
         """
         config = trial_settings(self.config)
@@ -75,8 +77,17 @@ class Trial:
                 train_arm(arm, Silent(), stop, on_epoch=lambda: None)
             except Interrupted:  # its folder is none to resume from
                 raise KeyboardInterrupt from None
+            except RunError:
+                if _finite(arm):
+                    raise
+                return math.nan
             score = arm.history[-1]["val_accuracy"]
             return (score, arm.plain().state_dict()) if config.enlarge.inherit else score
+
+
+def _finite(arm: Arm) -> bool:
+    """Whether a training has not diverged."""
+    return all(bool(torch.isfinite(values).all()) for values in (arm.sums, *arm.net.parameters()))
 
 
 def trial_settings(config: EnlargeConfig) -> EnlargeConfig:
@@ -86,7 +97,10 @@ def trial_settings(config: EnlargeConfig) -> EnlargeConfig:
 
 
 def threads_of(config: EnlargeConfig) -> int | None:
-    """Torch's threads: as asked for, else one where candidates run side by side or nets are very small."""
+    """Torch's threads: as asked for, else one where candidates run side by side or nets are very small.
+
+    Sums differ in their last bits between numbers of threads, and with them scores.
+    """
     return config.threads or (1 if config.jobs > 1 or config.data.name == "digits" else None)
 
 

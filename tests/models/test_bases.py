@@ -7,7 +7,10 @@ import torch
 
 import netaug_fx
 from netaug_fx import models
-from netaug_fx.candidates import Move, enlarged, net_of
+from netaug_fx.candidates import ABOVE, BELOW, Move, Net, at_images, enlarged, net_of
+from netaug_fx.passes.deepen import insert_block
+from netaug_fx.passes.fake_macs import fake_macs
+from netaug_fx.passes.stages import repeatable_blocks
 from tests import invariants
 
 
@@ -21,7 +24,20 @@ def test_bases_are_augmented_extracted_and_enlarged(name: str, stage: str) -> No
     invariants.assert_extract_restores(supernet, model, inputs)
     first = net_of(model, inputs)
     writer = next(group.name for group in supernet.groups if group.name.startswith(stage) and group.kind == "stream")
-    grown = enlarged(first, Move("width", writer), round(1.2 * first.macs), preserve=False, pixels=8, seed=0)
-    assert grown is not None
-    assert grown.macs == pytest.approx(1.2 * first.macs, rel=0.02)
-    assert grown.model(*inputs[0]).shape == (2, 7)
+    for move in (Move("width", writer), Move("depth", writer)):
+        grown = enlarged(first, move, round(1.4 * first.macs), preserve=False, pixels=8, seed=0)
+        assert isinstance(grown, Net), str(grown)
+        assert 1 - BELOW <= grown.macs / (1.4 * first.macs) <= 1 + ABOVE
+        assert grown.model(*inputs[0]).shape == (2, 7)
+
+
+def test_what_a_block_and_larger_images_cost_is_what_the_reference_says() -> None:
+    """GhostNet 1.0x at 224 pixels: one more block about +2.4 to +11.0 %, 240 pixels about +19.3 %."""
+    model = models.create("ghostnet").eval()
+    small, image = (((torch.randn(2, 3, 32, 32),), {}), ((torch.zeros(1, 3, 224, 224),), {}))
+    first = Net(model, 224, fake_macs(model, image), image)
+    assert first.macs == pytest.approx(141.15e6, rel=1e-3)
+    assert at_images(first, 240).macs / first.macs - 1 == pytest.approx(0.193, abs=0.0015)
+    blocks = [path for path in repeatable_blocks(model, small) if path.count(".") == 1]  # gates are deeper
+    more = [fake_macs(insert_block(model, block, small), image) / first.macs - 1 for block in blocks]
+    assert [min(more), max(more)] == pytest.approx([0.024, 0.110], abs=0.003)

@@ -1,13 +1,9 @@
-"""Enlarging: the chain of steps, equal multiply-adds, journals that spare work, and workers that die."""
+"""Enlarging: the chain of steps, equal multiply-adds, and journals that spare work."""
 
 from __future__ import annotations
 
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -15,8 +11,8 @@ import torch
 from torch import nn
 
 import netaug_fx
-from netaug_fx.candidates import rebuilt
-from netaug_fx.enlargement import Candidate, Enlarged, enlarge
+from netaug_fx.candidates import ABOVE, BELOW, rebuilt
+from netaug_fx.enlargement import Enlarged, enlarge
 from netaug_fx.errors import CheckpointError, InputError, PlanError, RunError
 from netaug_fx.models import ResNetCifar
 from netaug_fx.passes.fake_macs import fake_macs
@@ -63,10 +59,10 @@ def test_the_best_candidate_of_each_step_is_accepted_and_the_budget_is_met() -> 
     for step in found.steps:
         assert step.accepted.score == max(candidate.score for candidate in step.candidates)
         assert step.accepted in step.candidates
-        assert all(abs(candidate.macs / step.target - 1) < 0.06 for candidate in step.candidates)
+        assert all(1 - BELOW <= candidate.macs / step.target <= 1 + ABOVE for candidate in step.candidates)
         assert len({candidate.move for candidate in step.candidates}) == len(step.candidates)
     assert all(move.startswith("depth of") for move in path_of(found))
-    assert 0.7 * 3.5 * BASE < found.macs <= 1.05 * 3.5 * BASE
+    assert (1 - BELOW) * 3.5 * BASE < found.macs <= 3.5 * BASE
     assert found.macs == fake_macs(found.model, ((X,), {}), found.resolution) // 2
     assert isinstance(found.model, ResNetCifar)
     tried = {candidate.move.dim for step in found.steps for candidate in step.candidates}
@@ -149,26 +145,6 @@ def test_a_grown_net_is_made_anew_by_its_changes() -> None:
         rebuilt(net(), [{"widths": {"conv9": 20}}], example_inputs=X)
 
 
-CALLS: list[int] = []
-RELEASE = Event()
-
-
-def fails_first(model: nn.Module, resolution: int) -> float:
-    CALLS.append(resolution)
-    if len(CALLS) == 1:
-        raise ValueError("no more memory")
-    RELEASE.wait(10)
-    return 0.0
-
-
-def test_candidates_in_the_queue_do_not_run_once_one_has_failed() -> None:
-    with ThreadPoolExecutor(1) as threads:
-        with pytest.raises(RunError, match="evaluate failed on width of conv1: ValueError"):
-            search(fails_first, times=2.0, executor=threads)
-        RELEASE.set()
-    assert len(CALLS) <= 2, "the one that failed, and one that was under way"
-
-
 def test_a_journal_of_another_evaluation_is_refused(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     search(Named("one"), journal=journal, times=2.0)
@@ -182,51 +158,6 @@ class Named:
 
     def __call__(self, model: nn.Module, resolution: int) -> float:
         return like_depth(model, resolution)
-
-
-def test_threads_and_processes_give_what_one_process_gives() -> None:
-    expected = search(times=2.0).steps
-    scores: list[Candidate] = []
-    with ThreadPoolExecutor(2) as threads:
-        assert search(times=2.0, executor=threads, on_score=scores.append).steps == expected
-    assert sorted(map(str, scores)) == sorted(map(str, expected[0].candidates))
-    assert search(times=2.0, executor=processes).steps == expected
-
-
-def processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(2, mp_context=get_context("forkserver"))
-
-
-class DiesOnce:
-    """Kills its worker at the first net with larger images."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __call__(self, model: nn.Module, resolution: int) -> float:
-        if resolution > 8 and not self.mark.exists():
-            self.mark.write_text("died")
-            os._exit(1)
-        return like_depth(model, resolution)
-
-
-def test_a_candidate_whose_worker_dies_is_tried_again(tmp_path: Path) -> None:
-    expected = search(times=2.0).steps
-    found = search(DiesOnce(tmp_path / "mark"), times=2.0, executor=processes, journal=tmp_path / "j.jsonl")
-    assert (tmp_path / "mark").exists()
-    assert found.steps == expected
-
-
-class Dies:
-    def __call__(self, model: nn.Module, resolution: int) -> float:
-        os._exit(1)
-
-
-def test_workers_that_keep_dying_end_the_search_with_what_they_were_at() -> None:
-    with pytest.raises(RunError, match=r"workers died 3 times while .*depth of conv1"):
-        search(Dies(), times=2.0, executor=processes)
-    with processes() as pool, pytest.raises(RunError, match="give enlarge a function that makes one"):
-        search(Dies(), times=2.0, executor=pool)
 
 
 @pytest.mark.parametrize(
@@ -252,11 +183,6 @@ def test_a_net_without_stages_or_a_step_that_is_too_small_says_so() -> None:
         enlarge(nn.Linear(3, 2), macs=100, evaluate=like_depth, example_inputs=torch.zeros(2, 3))
     with pytest.raises(RunError, match="Take a larger step"):
         search(dims=["resolution"], step=0.1, times=1.2)
-
-
-def test_a_score_must_be_a_number() -> None:
-    with pytest.raises(RunError, match="evaluate gave nan"):
-        search(lambda model, resolution: float("nan"))
 
 
 def test_a_grown_net_is_augmented_extracted_verified_and_evolved() -> None:

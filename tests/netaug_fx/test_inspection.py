@@ -81,7 +81,9 @@ def test_it_reads_as_a_table(inspection: Inspection) -> None:
     assert lines[0] == "Net: 1 groups; 89.8% of the weights and 99.6% of the multiply-adds can grow"
     assert lines[2].split() == ["group", "kind", "widths", "written", "by", "layers"]
     assert lines[3].split() == ["stem", "stream", "8", "/", "12", "/", "16", "stem", "3"]
-    assert lines[5] == "stays as it is:"
+    assert lines[5:7] == ["1 stage:", ""]
+    assert lines[7].split()[0] == "stage"
+    assert lines[10] == "stays as it is:"
     assert all(line == line.rstrip() for line in lines)
 
 

@@ -255,3 +255,24 @@ def test_resets_are_others_for_each_seed_and_number_and_none_is_the_first_initia
     first, *drawn = found[:3] + found[4:]
     for index, one in enumerate(drawn):
         assert not any(bool((one == other)[3:, 4:].all()) for other in (first, *drawn[:index]))
+
+
+# -- norms of a net without fit channels -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset_norm", [False, True])
+def test_running_statistics_of_wels_are_reset_where_norms_are(reset_norm: bool) -> None:
+    """They stayed, whatever was asked for."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2))
+    supernet: Any = netaug_fx.evolve(model, 0.5, "wels", pin=["4"], example_inputs=torch.randn(4, 3, 8, 8))
+    supernet.train()
+    supernet(torch.randn(4, 3, 8, 8) + 3)
+    before = tensors(supernet)
+    netaug_fx.reset_(supernet, reset_norm=reset_norm)
+    after = tensors(supernet)
+    names = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    changed = {name for name in differing(before, after) if "running" in name or "batches" in name}
+    assert changed == (names if reset_norm else set()), "those of the pinned norm stay"
+    if reset_norm:
+        assert after["1.running_mean"].tolist() == [0.0] * 6
+        assert after["1.running_var"].tolist() == [1.0] * 6

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from netaug_fx.candidates import Net, net_of, rebuilt
-from netaug_fx.errors import PlanError
+from netaug_fx.errors import InputError, PlanError
 from netaug_fx.models import ResNetCifar, digits_net
 from netaug_fx.passes.stages import repeatable_blocks
 from netaug_fx.scaling import DEPTH, RESOLUTION, WIDTH, scaled_by_width, scaled_compound
@@ -57,3 +57,19 @@ def test_a_net_that_cannot_be_scaled_says_so() -> None:
         scaled_by_width(flat, 10_000)
     with pytest.raises(PlanError, match="nothing that could be scaled"):
         scaled_compound(flat, 10_000)
+
+
+def test_a_budget_below_the_net_is_refused_and_its_own_leaves_it() -> None:
+    """Compound scaling looked for it for ever."""
+    first = net(digits_net())
+    for scale in (scaled_by_width, scaled_compound):
+        with pytest.raises(InputError, match=r"is below what .* has"):
+            scale(first, first.macs - 1)
+        assert scale(first, first.macs) is first
+
+
+def test_images_between_two_multiples_of_the_pixels_do_not_keep_a_scaling_from_its_end() -> None:
+    first = net(digits_net(), 14)  # the next multiple of 8 is above the budget, at any exponent
+    scaled = scaled_compound(first, round(1.1 * first.macs), pixels=8)
+    assert scaled.resolution == 14
+    assert scaled.macs == pytest.approx(1.1 * first.macs, rel=0.03)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from netaug_fx import models
 from netaug_fx.errors import CheckError, InputError
-from netaug_fx.passes.deepen import insert_block
+from netaug_fx.passes.deepen import insert_block, moved_path
 from netaug_fx.passes.stages import repeatable_blocks
 
 
@@ -110,6 +110,57 @@ def test_what_cannot_be_repeated_is_refused_with_what_can() -> None:
 def test_a_block_that_a_forward_does_not_call_is_refused() -> None:
     with pytest.raises(CheckError, match=r"does not run a block behind 'blocks\.0'"):
         insert_block(Listed(walk=False), "blocks.0", INPUTS)
+
+
+class Unbiased(nn.Module):
+    """Gives zeros for zeros, though it is no residual block."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.b = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.b(self.a(x)))
+
+
+def test_zeros_for_inputs_prove_no_identity() -> None:
+    """Any block without biases hands zeros on, and was taken for a residual one."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), Unbiased(), Unbiased())
+    with pytest.raises(CheckError, match=r"no residual block; use how='fresh'"):
+        insert_block(net, "1", ((torch.zeros(2, 3, 8, 8),), {}), how="identity")
+
+
+class InPlace(Residual):
+    """Adds to what it is given, which is then what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.last(self.norm(self.conv(x)).relu())
+        return x
+
+
+def test_a_block_that_writes_into_its_input_is_held_against_what_it_was_given() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), InPlace(), InPlace())
+    deeper = insert_block(net, "1", INPUTS, how="identity")
+    torch.testing.assert_close(run(deeper, INPUTS), run(copy.deepcopy(net), INPUTS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("net", "block", "moves"),
+    [
+        (Named(), "one", {"one": "one.0", "one.conv": "one.0.conv", "two.conv": "two.conv"}),
+        (Listed(), "blocks.0", {"blocks.0": "blocks.0", "blocks.1.conv": "blocks.2.conv"}),
+        (NETS[2][0], "1", {"0": "0", "1": "1", "2.conv": "3.conv"}),
+    ],
+    ids=["named", "listed", "sequential"],
+)
+def test_modules_are_found_where_they_moved_to(net: nn.Module, block: str, moves: dict[str, str]) -> None:
+    deeper = insert_block(net, block, INPUTS)
+    for before, after in moves.items():
+        assert moved_path(net, block, before) == after
+        pairs = zip(net.get_submodule(before).parameters(), deeper.get_submodule(after).parameters(), strict=False)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_block_without_a_shortcut_is_no_identity() -> None:

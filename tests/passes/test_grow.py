@@ -76,3 +76,49 @@ def test_bad_requests_are_refused() -> None:
         grow(model, found.analysis, dict.fromkeys(found.plan.numbers, 2), found.inputs)
     with pytest.raises(InputError, match="'fresh' or 'replicate'"):
         grow(model, found.analysis, {}, found.inputs, how="copy")
+
+
+@pytest.mark.parametrize("how", ["fresh", "replicate"])
+def test_variances_of_new_channels_are_not_negative(how: str) -> None:
+    """They were drawn like weights: uneven ones gave variances below zero, and outputs that are no numbers."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(16)
+    norm.running_var = torch.logspace(-2, 0.9, 16)
+    norm.running_mean = torch.linspace(-3, 3, 16)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.ReLU(), nn.Conv2d(16, 2, 1)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    found = compile_model(model, 2.0, example_inputs=x)
+    wide: Any = grow(model, found.analysis, {var: 3 * var.size for var in found.plan.numbers}, found.inputs, how=how)
+    assert wide[1].running_var.shape == (48,)
+    assert bool(torch.isin(wide[1].running_var, norm.running_var).all())
+    assert wide[1].running_var.min() > 0
+    assert torch.isfinite(wide(x)).all()
+
+
+def test_new_channels_of_complex_weights_are_drawn() -> None:
+    class Phased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.phase = nn.Parameter(torch.randn(8, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last((self.first(x) * self.phase).abs())
+            return y
+
+    torch.manual_seed(0)
+    model = Phased()
+    found = compile_model(model, 2.0, example_inputs=torch.randn(2, 3))
+    wide: Any = grow(model, found.analysis, {var: 2 * var.size for var in found.plan.numbers}, found.inputs)
+    assert wide.phase.shape == (16,)
+    assert bool((wide.phase[8:].real != 0).all() and (wide.phase[8:].imag != 0).all())
+
+
+def test_a_net_that_is_analysed_on_zeros_is_compared_on_noise() -> None:
+    """On zeros a norm across copied channels gives zeros, whatever it is over."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.LayerNorm(4, bias=False), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.mul_(torch.tensor([1.0, 2.0, 3.0, 4.0]))  # type: ignore[operator]
+    found = compile_model(model, 2.0, example_inputs=torch.zeros(2, 3))
+    with pytest.raises(CheckError, match=r"copied channels change the outputs"):
+        grow(model, found.analysis, dict.fromkeys(found.plan.numbers, 7), found.inputs, how="replicate")

@@ -10,10 +10,10 @@ from torch import nn
 
 from netaug_fx import models
 from netaug_fx.api import compile_model
-from netaug_fx.errors import TraceError
-from netaug_fx.passes.fake_macs import fake_macs
+from netaug_fx.errors import InputError, TraceError
+from netaug_fx.passes.fake_macs import at_resolution, fake_macs
 from netaug_fx.passes.macs import count
-from netaug_fx.passes.stages import Stage, find_stages
+from netaug_fx.passes.stages import Stage, find_stages, macs_by_positions
 
 
 def stages_of(model: nn.Module, x: torch.Tensor) -> tuple[Stage, ...]:
@@ -72,3 +72,51 @@ def test_a_resolution_that_a_net_cannot_take_says_so() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
     with pytest.raises(TraceError, match="Sequential does not run at 10 pixels"):
         fake_macs(net, ((torch.zeros(1, 3, 8, 8),), {}), 10)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.memory(x)[0][:, -1])
+        return y
+
+
+def test_recurrent_layers_are_counted() -> None:
+    """oneDNN's operator for them was not: 128 multiply-adds were left, those of the last layer."""
+    x = torch.zeros(2, 7, 8)
+    expected = count(Recurrent(), x)
+    assert fake_macs(Recurrent(), ((x,), {})) == expected.torch_macs == expected.macs > 20_000
+
+
+def test_images_of_another_side_leave_masks_and_other_pictures_as_they_are() -> None:
+    image, mask, small = torch.ones(2, 3, 16, 16), torch.ones(2, 1, 16, 16, dtype=torch.bool), torch.ones(2, 1, 4, 4)
+    (image, mask, small), _ = at_resolution(((image, mask, small), {}), 24)
+    assert [tuple(t.shape) for t in (image, mask, small)] == [(2, 3, 24, 24), (2, 1, 16, 16), (2, 1, 4, 4)]
+    with pytest.raises(InputError, match="images of 8 x 12 are not square"):
+        at_resolution(((torch.zeros(2, 3, 8, 12),), {}), 24)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 2)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        y: torch.Tensor = self.head(tokens.mean(1))
+        return y
+
+
+def test_heads_are_no_positions_of_a_feature_map() -> None:
+    """Attention's products were counted at heads times tokens."""
+    x = torch.zeros(2, 3, 12, 12)
+    found = compile_model(Attending().eval(), 1.5, example_inputs=x, allow_nothing=True)
+    by_size = macs_by_positions(found.analysis, 2)
+    assert by_size.keys() == {9, 1}
+    assert by_size[1] == 16 * 2
+    assert sum(by_size.values()) == count(Attending(), x).macs // 2
