@@ -137,7 +137,7 @@ def a_little_wider(group: Group) -> float:
 
 
 def _kept(width: int, keep: float) -> int:
-    return math.ceil(round(keep * width, 9))  # 0.55 * 20 is 11.000000000000002
+    return max(1, math.ceil(round(keep * width, 9)))  # 0.55 * 20 is 11.000000000000002
 
 
 def _plan(found: Plan, sizes: dict[Var, int]) -> Plan:
@@ -203,7 +203,9 @@ def _wels(model: nn.Module, keep: float, example_inputs: Any, pin: Sequence[str]
     supernet = copy_model(model)
     supernet.__dict__[STATE] = ModuleState("", Active(()), {}, {}, own_forward=vars(supernet).get("forward"))
     supernet.__class__ = elastic_class(type(supernet), frozenset(), frozenset(), False, Supernet)
-    whole = frozenset(name for name, _ in model.named_parameters() if _pinned(name, pin))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    everywhere = model.named_parameters(remove_duplicate=False)  # tied ones by any of their paths
+    whole = frozenset(names[id(parameter)] for name, parameter in everywhere if _pinned(name, pin))
     install(supernet, (), (), seed, Split(WELS, keep, first_moments(model), whole=whole))
     assert isinstance(supernet, Supernet)
     return supernet

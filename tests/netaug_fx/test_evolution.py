@@ -325,3 +325,28 @@ def test_a_wider_pass_within_a_dense_one_is_refused() -> None:
         with pytest.raises(InputError, match=r"within dense\(\), whose norm statistics"), supernet.augmented():
             supernet(torch.zeros(2, 3, 8, 8))
     assert netaug_fx.extract(supernet, dense=True)[1].num_batches_tracked == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("pinned", ["embed", "head"])
+def test_a_tied_weight_is_pinned_by_either_of_its_paths(pinned: str) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.middle = nn.Embedding(20, 16), nn.Linear(16, 16)
+            self.head = nn.Linear(16, 20, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.middle(self.embed(tokens)).relu())  # type: ignore[no-any-return]
+
+    net = netaug_fx.evolve(Tied(), 0.5, "wels", example_inputs=torch.randint(20, (2, 7)), pin=[pinned])
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    netaug_fx.reset_(net)
+    assert torch.equal(net.head.weight, before["embed.weight"])
+    assert not torch.equal(net.middle.weight, before["middle.weight"])
+
+
+def test_the_least_part_is_one_channel_of_each_width() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    slim = netaug_fx.extract(netaug_fx.evolve(net, 1e-12, example_inputs=torch.randn(2, 4)))
+    assert slim[0].weight.shape == (1, 4)
