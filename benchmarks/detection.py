@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--glyph-steps", type=int, default=1500, help="steps of the classifier, of 128 (default: 1500)")
     p.add_argument("--steps", type=int, default=1500, help="steps of the detector, of 16 scenes (default: 1500)")
     p.add_argument("--val-images", type=int, default=1000, help="scenes to validate on (default: 1000)")
-    p.add_argument("--lr", type=float, default=0.05, help="highest learning rate of the detector (default: 0.05)")
+    p.add_argument("--lr", type=float, default=0.1, help="highest learning rate of the detector (default: 0.1)")
     p.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each (default: 2)")
     p.add_argument("--keep-older", action="store_true", help="take rows of other versions for done, too")
     p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")

@@ -100,8 +100,8 @@ class DetectionDataConfig(ImagesConfig):
     saturation: float = Field(
         default=0.0, ge=0, lt=1, description="Training images get up to so much more or less colour. Needs torchvision."
     )
-    train_samples: int = Field(default=4000, ge=1, description="Scenes in an epoch.")
-    val_samples: int = Field(default=1000, ge=1, description="Scenes to validate on.")
+    train_samples: int = Field(default=1600, ge=1, description="Scenes in an epoch.")
+    val_samples: int = Field(default=500, ge=1, description="Scenes to validate on.")
     fresh: bool = Field(default=True, description="Scenes: each epoch new ones, or the same ones again.")
     scenes: SceneConfig = Field(default=SceneConfig(), description="How scenes vary.")
 

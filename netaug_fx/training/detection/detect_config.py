@@ -36,7 +36,7 @@ class DetectConfig(ArmsConfig):
     model: ModelConfig = Field(default=ModelConfig(name="yolo_scenes"), description="The detector.")
     data: DetectionDataConfig = Field(default=DetectionDataConfig(), description="The images with boxes.")
     optim: OptimConfig = Field(
-        default=OptimConfig(epochs=12, lr=0.05, clip_norm=10.0), description="The optimizer and its schedule."
+        default=OptimConfig(epochs=8, lr=0.1, clip_norm=10.0), description="The optimizer and its schedule."
     )
     detect: AnswerConfig = Field(default=AnswerConfig(), description="How detections are made and judged.")
 
