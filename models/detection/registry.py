@@ -28,16 +28,17 @@ def names() -> tuple[str, ...]:
     return DETECTORS.names()
 
 
-def create(name: str, *, num_classes: int = 20, in_channels: int | None = None) -> Detector:
+def create(name: str, *, num_classes: int = 20, in_channels: int | None = None, **kwargs: object) -> Detector:
     """Build the detector registered under ``name``.
 
     Args:
         name: one of :func:`names`.
         num_classes: classes, background not among them; by default as many as Pascal VOC has.
         in_channels: channels of the images; None leaves them to the detector (3, for scenes 1).
+        kwargs: other arguments of the function that builds it.
 
     Raises:
-        InputError: the name is unknown (the message gives the nearest ones), or an argument is out of range.
+        InputError: the name is unknown (the message gives the nearest ones), or an argument is unknown or out of range.
     """
     given = {} if in_channels is None else {"in_channels": in_channels}
-    return DETECTORS.create(name, num_classes=num_classes, **given)
+    return DETECTORS.create(name, num_classes=num_classes, **given, **kwargs)

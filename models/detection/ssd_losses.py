@@ -44,8 +44,8 @@ def decode(offsets: Tensor, priors: Tensor) -> Tensor:
 def assign(batch: Batch, priors: Tensor) -> Match:
     """Gives each box to the anchor that overlaps it most, and to all that overlap it by more than half.
 
-    Where two boxes want the same anchor, one takes the next best
-    (:func:`~netaug_fx.models.detection.matching.match`).
+    A box that no anchor overlaps (without area, or outside the image) is given to none. Where two boxes want the same
+    anchor, one takes the next best (:func:`~netaug_fx.models.detection.matching.match`).
 
     Args:
         batch: the boxes, (N, T, 4).
@@ -53,7 +53,8 @@ def assign(batch: Batch, priors: Tensor) -> Match:
 
     Paper: Liu et al., SSD, arXiv 1512.02325, section 2.2.
     """
-    return match(pairwise_iou(batch.boxes, to_corners(priors)[None]), batch.wanted, _OVERLAP)
+    overlaps = pairwise_iou(batch.boxes, to_corners(priors)[None])
+    return match(overlaps.masked_fill(overlaps == 0, -1), batch.wanted, _OVERLAP)
 
 
 def ssd_losses(logits: Tensor, offsets: Tensor, priors: Tensor, batch: Batch, matched: Match) -> dict[str, Tensor]:

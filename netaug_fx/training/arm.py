@@ -241,7 +241,8 @@ class Arm:
 
 def _fingerprint(config: RunConfig, net: nn.Module) -> str:
     """Identifies what decides the weights: settings, and the names and shapes of the net's tensors."""
-    free = {"device", "threads", "opset", "arms", "keep", "tracking"}
+    free: dict[str, Any] = dict.fromkeys(("device", "threads", "opset", "arms", "keep", "tracking"), True)
+    free["detect"] = {"shown_images", "shown_score"}  # what the report draws
     settings: Mapping[str, Any] = config.model_dump(mode="json", exclude=free)
     shapes = {key: list(value.shape) for key, value in net.state_dict().items() if isinstance(value, Tensor)}
     return hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()

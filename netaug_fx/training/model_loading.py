@@ -52,7 +52,7 @@ def load_model(
     if name.endswith(".py"):
         raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
     if name in detection.names():
-        return detection.create(name, **offered, **extra)
+        return detection.create(name, **{**offered, **extra})
     return models.create(name, **{**offered, **extra})
 
 
@@ -113,7 +113,10 @@ def check_outputs(model: nn.Module, images: Tensor, classes: int, name: str) -> 
         model.train(was_training)
     if not isinstance(output, Tensor):
         if name in detection.names():
-            raise InputError(f"model {name} is a detector, and the images have no boxes: give --task detect")
+            raise InputError(
+                f"model {name} is a detector, and these images have no boxes. Train it with netaug-fx train --task "
+                "detect (--weights FILE goes on from trained ones)"
+            )
         raise InputError(
             f"model {name} returns a {type(output).__name__}; expected one tensor of logits. "
             "Wrap it in a module that returns the logits."

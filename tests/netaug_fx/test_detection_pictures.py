@@ -68,3 +68,9 @@ def test_the_image_is_within_the_page_as_it_was() -> None:
         assert shown.size == (30, 20)
         assert bytes(shown.tobytes()) == bytes(image.permute(1, 2, 0).numpy().tobytes())
         assert 'aria-label="0 boxes found, 0 there"' in text
+
+
+def test_what_lies_in_an_ignored_box_is_neither_right_nor_wrong_and_takes_no_detection_from_a_wanted_one() -> None:
+    inside = [1.0, 1.0, 4.0, 4.0]
+    text = drawn([(inside, 0.9, 0), (A, 0.8, 0)], [(A, 0, True), ([0.5, 0.0, 10.0, 10.0], 0, False)])
+    assert kinds(text) == ["truth ignored", "truth true", "excused", "right"]

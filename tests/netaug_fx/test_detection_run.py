@@ -36,6 +36,8 @@ SMALL = {
     "optim.epochs": 2,
     "optim.warmup_epochs": 0.5,
     "netaug.ratio": 2.0,
+    "detect.score": 0.0,
+    "detect.shown_score": 0.0,
 }
 FILES = {
     *("config.yaml", "metrics.csv", "report.json", "report.html"),
@@ -96,6 +98,7 @@ def test_the_page_shows_images_with_boxes_and_needs_no_network(finished: Path) -
     page = (finished / "report.html").read_text()
     assert page.count('<svg class="boxes"') == 2 * 8  # two arms
     assert len(re.findall(r'<g class="truth (?:true|missed)">', page)) >= 2 * 8
+    assert re.findall(r'<g class="(?:right|wrong)">', page)
     assert "mean average precision" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
@@ -144,6 +147,7 @@ def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.Captu
         ({"data.name": "scene"}, "'scenes'"),
         ({"optim.mixup": 0.2}, r"optim\.mixup is for classification"),
         ({"data.batch_size": 64}, "do not fill one batch of 64"),
+        ({"model.kwargs": {"dropout": 0.1}}, "unexpected keyword argument 'dropout'"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -153,8 +157,9 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any]
 
 
 def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Path) -> None:
-    """Twelve validation images in batches of 32 are fewer than two processes take: what is repeated is left out."""
-    settings = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
+    """Seventy validation images in batches of 32 do not go up in two processes: what is repeated is left out."""
+    settings: dict[str, Any] = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
+    settings |= {"data__val_samples": 70, "optim__average": 0.5, "keep__deliver": "best"}
     (tmp_path / "settings.yaml").write_text(changed(config, **settings).to_yaml())
     done = launch(
         ["-m", "netaug_fx.cli", "train", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")]
@@ -162,6 +167,7 @@ def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["arms"]["netaug"]["steps"] == STEPS
+    assert report["arms"]["netaug"]["map"] > 0
     # the report judges once more, in one process
     assert report["arms"]["netaug"]["map"] == pytest.approx(float(rows_of(tmp_path / "run")[-1]["val_map"]), abs=1e-6)
 
@@ -273,9 +279,18 @@ def test_what_is_no_dict_of_losses_is_refused(losses: Any) -> None:
 
 def test_lists_of_detections_are_taken_as_they_are() -> None:
     answer = [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}]
-    assert detections(nn.Identity(), answer, (8, 8), AnswerConfig()) is answer
+    assert len(detections(nn.Identity(), answer, (8, 8), AnswerConfig(), 2)[0]["scores"]) == 0
+    boxes, scores = torch.rand(3, 4), torch.tensor([0.3, 0.001, 0.9])
+    found = [{"boxes": boxes, "scores": scores, "labels": torch.tensor([0, 1, 1])}]
+    (kept,) = detections(nn.Identity(), found, (8, 8), AnswerConfig(), 2)
+    assert torch.equal(kept["scores"], torch.tensor([0.9, 0.3]))
+    assert torch.equal(kept["boxes"], boxes[[2, 0]])
+    with pytest.raises(InputError, match=r"labels from 0 to 1; the data has 1 classes, numbered from 0"):
+        detections(nn.Identity(), found, (8, 8), AnswerConfig(), 1)
+    with pytest.raises(InputError, match="detections without the tensors boxes, scores, labels"):
+        detections(nn.Identity(), [{"scores": scores}], (8, 8), AnswerConfig(), 2)
     with pytest.raises(InputError, match=r"Identity gives Tensor for images; .*a method detect\(predictions, size\)"):
-        detections(nn.Identity(), torch.zeros(1), (8, 8), AnswerConfig())
+        detections(nn.Identity(), torch.zeros(1), (8, 8), AnswerConfig(), 2)
 
 
 # -- other verbs on detectors --------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import io
 from collections.abc import Iterator, Sequence
 from html import escape
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from netaug_fx.models.detection.boxes import pairwise_iou
+from netaug_fx.models.detection.boxes import pairwise_cover, pairwise_iou
 from netaug_fx.training.detection.annotations import Target
 from netaug_fx.training.detection.objective import Detection
 
@@ -32,16 +33,18 @@ def draw_boxes(picture: Tensor, found: Detection, target: Target, classes: Seque
     height, width = picture.shape[-2:]
     strong = found["scores"] >= least
     boxes, scores, labels = (found[name][strong] for name in ("boxes", "scores", "labels"))
-    overlaps = pairwise_iou(boxes, target["boxes"])
-    pairs = _pairs(overlaps, scores, labels, target["labels"])
+    ignored = target["ignore"] if "ignore" in target else torch.zeros(len(target["labels"]), dtype=torch.bool)
+    same = labels[:, None] == target["labels"]
+    pairs = _pairs(pairwise_iou(boxes, target["boxes"]).masked_fill(~same | ignored, 0), scores)
+    # as in COCO's evaluation: what no wanted box is found by may lie in an ignored one, however many do
+    excused = ((pairwise_cover(boxes, target["boxes"]) >= FOUND) & same & ignored).any(1)
     parts = [f'<image href="{_png(picture)}" width="{width}" height="{height}"/>']
     for number, box in enumerate(target["boxes"]):
-        ignored = bool(target["ignore"][number]) if "ignore" in target else False
-        kind = "ignored" if ignored else "true" if number in pairs.values() else "missed"
+        kind = "ignored" if bool(ignored[number]) else "true" if number in pairs.values() else "missed"
         parts.append(_box(box, f"truth {kind}", f"{classes[int(target['labels'][number])]} ({kind})", ""))
     for number, box in enumerate(boxes):
         name = f"{classes[int(labels[number])]} {float(scores[number]):.0%}"
-        kind = "right" if number in pairs else "wrong"
+        kind = "right" if number in pairs else "excused" if bool(excused[number]) else "wrong"
         parts.append(_box(box, kind, f"found: {name}", name))
     return (
         f'<svg class="boxes" role="img" viewBox="0 0 {width} {height}" width="{max(width, _SMALLEST)}" '
@@ -49,12 +52,12 @@ def draw_boxes(picture: Tensor, found: Detection, target: Target, classes: Seque
     )
 
 
-def _pairs(overlaps: Tensor, scores: Tensor, labels: Tensor, truths: Tensor) -> dict[int, int]:
+def _pairs(overlaps: Tensor, scores: Tensor) -> dict[int, int]:
     """Which detection finds which box: the best detections choose first, as in COCO's evaluation."""
     pairs: dict[int, int] = {}
     for number in scores.argsort(descending=True).tolist():
-        fits = (labels[number] == truths) & (overlaps[number] >= FOUND)
-        free = [index for index in fits.nonzero().flatten().tolist() if index not in pairs.values()]
+        fits = (overlaps[number] >= FOUND).nonzero().flatten().tolist()
+        free = [index for index in fits if index not in pairs.values()]
         if free:
             pairs[number] = max(free, key=lambda index: float(overlaps[number, index]))
     return pairs

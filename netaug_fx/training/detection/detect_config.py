@@ -24,7 +24,9 @@ class AnswerConfig(Section):
         le=1,
         description="Of two detections of a class whose intersection over union is above, the weaker one goes.",
     )
-    limit: int = Field(default=100, ge=1, description="Most detections of an image; COCO's is 100.")
+    limit: int = Field(
+        default=100, ge=1, le=100, description="Most detections of an image; COCO's evaluation takes 100."
+    )
     shown_score: float = Field(default=0.4, ge=0, le=1, description="Detections below are not drawn in the report.")
     shown_images: int = Field(default=8, ge=0, description="Validation images that the report shows with their boxes.")
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from netaug_fx.models.detection import Detector
+from netaug_fx.passes.report import Check
 from netaug_fx.training.detection.box_pictures import draw_boxes
 from netaug_fx.training.detection.detect_config import DetectConfig
 from netaug_fx.training.detection.detection_task import DetectionTask
@@ -36,6 +38,8 @@ def make_report(config: DetectConfig, task: DetectionTask, folder: Path, deliver
     no_decoded = export_decoded(delivered.tiny, folder / DECODED, task.example(1), config.opset)
     files = {"onnx on images": folder / "tiny.onnx", "decoded onnx on images": folder / DECODED}
     checks = check_files(delivered.tiny, {name: file for name, file in files.items() if file.exists()}, task)
+    if isinstance(delivered.tiny, Detector) and no_decoded is not None:
+        checks.append(Check("decoded onnx on images", False, f"there is no file: {no_decoded}"))
     verification = dict(delivered.verification)
     verification["checks"] = [*verification["checks"], *as_rows(checks)]
     verification["passed"] = verification["passed"] and all(check.passed for check in checks)

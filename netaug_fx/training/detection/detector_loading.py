@@ -11,7 +11,7 @@ from accelerate.utils.random import set_seed
 from torch import nn
 from torch.random import fork_rng
 
-from netaug_fx.errors import CheckpointError, InputError
+from netaug_fx.errors import CheckpointError, InputError, NetAugError
 from netaug_fx.models import detection as zoo
 from netaug_fx.training.checkpoint import load_weights, put_weights
 from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
@@ -66,9 +66,11 @@ def start_from(net: nn.Module, model: ModelConfig, task: DetectionTask) -> None:
     tensors, facts = load_weights(file)
     own = net.state_dict()
     if own.keys() <= tensors.keys():
-        same = facts.get("classes") in (None, list(task.classes))
-        outputs = _outputs(own, model, task)
-        if not same:
+        known = facts.get("classes")
+        shapes = [getattr(tensors[name], "shape", None) == getattr(value, "shape", None) for name, value in own.items()]
+        other = known != list(task.classes) if known is not None else not all(shapes)
+        if other:
+            outputs = _outputs(own, model, task)
             tensors = {name: own[name] if name in outputs else value for name, value in tensors.items()}
         put_weights(net, tensors, file, model.name)
         return
@@ -107,16 +109,21 @@ def check_detector(net: nn.Module, task: DetectionTask, answers: AnswerConfig, n
         with fork_rng(devices=[]):
             loss = total_loss(net.train()(images, [one, none][: len(images)]))
             with torch.no_grad():
-                detections(net, net.eval()(images), images.shape[-2:], answers)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                detections(net, net.eval()(images), images.shape[-2:], answers, len(task.classes))
+    except NetAugError:
+        raise
+    except Exception as error:  # the user's code may fail in any way
         raise InputError(
-            f"model {name} cannot take images of shape {list(images.shape)} and their targets: {error}. A detector "
-            "takes images, and images with targets; see docs/detection.md. Give another --image-size, or a model for "
-            "these channels."
+            f"model {name} cannot take images of shape {list(images.shape)} and their targets, one of them without "
+            f"boxes: {type(error).__name__}: {error}. A detector takes images, and images with targets; see "
+            "docs/detection.md. Give another --image-size, or a model for these channels."
         ) from error
     finally:
         net.train(was_training)
         for key, buffer in net.named_buffers():
             buffer.copy_(buffers[key])
     if not bool(torch.isfinite(loss)):
-        raise InputError(f"model {name}: the loss of two images is {float(loss)} before any training")
+        raise InputError(
+            f"model {name}: the loss of two images, one of them without boxes, is {float(loss)} before any training. "
+            "Divide by the number of boxes only where there are some, and look at the first weights"
+        )

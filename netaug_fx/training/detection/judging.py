@@ -47,7 +47,7 @@ def found_by(
             pictures.append(square)
             targets.append({**target, "size": torch.tensor(picture.shape[-2:])})
         images = task.normalised(pictures)
-        found = detections(net, net(images), images.shape[-2:], answers)
+        found = detections(net, net(images), images.shape[-2:], answers, len(task.classes))
         for each, target in zip(found, targets, strict=True):
             yield at_own_size(each, target, task.image_size)
 
@@ -97,6 +97,8 @@ def _check(name: str, model: nn.Module, file: Path, images: Tensor) -> Check:
         shapes = [[list(np.shape(each)) for each in outputs] for outputs in (expected, actual)]
         if shapes[0] != shapes[1]:
             return Check(name, False, f"image {number}: other shapes", str(shapes[0]), str(shapes[1]))
+        if any(np.isnan(a).any() != np.isnan(b).any() for a, b in zip(actual, expected, strict=True)):
+            return Check(name, False, f"image {number}: values that are no numbers on one side alone")
         worst = max([worst, *map(distance, actual, expected)])
     passed = worst <= _TOLERANCE
     return Check(name, passed, f"{len(images)} validation images: at most {worst:.1e} of the largest value apart")

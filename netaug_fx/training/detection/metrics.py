@@ -32,7 +32,10 @@ def need_coco() -> None:
 
 
 def average_precision(
-    pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]], classes: Sequence[str]
+    pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
+    classes: Sequence[str],
+    *,
+    by_class: bool = True,
 ) -> dict[str, Any]:
     """Mean average precision of detections against targets.
 
@@ -44,6 +47,7 @@ def average_precision(
         pairs: The detections (``boxes``, ``scores``, ``labels``) and the target (``boxes``, ``labels``, ``ignore``) of
             each image.
         classes: Names, in the order of the labels.
+        by_class: Whether each class is also judged by itself, which takes about as long again.
 
     Returns:
         ``map`` over overlaps from 0.5 to 0.95, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
@@ -54,7 +58,7 @@ def average_precision(
     from torchmetrics.detection import MeanAveragePrecision
 
     # What other processes found is among the pairs already.
-    metric = MeanAveragePrecision(iou_type="bbox", backend="pycocotools", class_metrics=True, sync_on_compute=False)
+    metric = MeanAveragePrecision(iou_type="bbox", backend="pycocotools", class_metrics=by_class, sync_on_compute=False)
     metric.warn_on_many_detections = False
     for found, target in pairs:
         labels = target["labels"]
@@ -62,12 +66,12 @@ def average_precision(
         truth = {"boxes": target["boxes"], "labels": labels, "iscrowd": crowds.int()}
         metric.update([{name: found[name] for name in ("boxes", "scores", "labels")}], [truth])
     found_of: Mapping[str, Tensor] = metric.compute()
-    seen = zip(found_of["classes"].reshape(-1).tolist(), found_of["map_per_class"].reshape(-1).tolist(), strict=True)
-    known = dict(seen)
-    return {
-        **{key: _or_none(float(found_of[key])) for key in _KEYS},
-        "by_class": {name: _or_none(known.get(label, -1.0)) for label, name in enumerate(classes)},
-    }
+    whole: dict[str, Any] = {key: _or_none(float(found_of[key])) for key in _KEYS}
+    if by_class:
+        names, values = (found_of[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
+        known = dict(zip(names, values, strict=True))
+        whole["by_class"] = {name: _or_none(known.get(label, -1.0)) for label, name in enumerate(classes)}
+    return whole
 
 
 def _or_none(value: float) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from netaug_fx.errors import InputError
@@ -53,13 +54,14 @@ class Boxes:
     def judge(self, arm: Arm, net: nn.Module) -> dict[str, float]:
         """``val_map``, ``val_map_50`` and ``val_map_75``, from 0 to 1; boxes are compared at the images' own size."""
         pairs: list[tuple[Detection, Target]] = []
+        judged = arm.net if arm.average is None else arm.average.averaged.module
         for images, targets in arm.val_loader:
             with arm.accelerator.autocast():
                 output = net(images)
-            found = detections(arm.net, output, images.shape[-2:], self.answers)
+            found = detections(judged, output, images.shape[-2:], self.answers, len(arm.task.classes))
             own = [at_own_size(each, target, images.shape[-1]) for each, target in zip(found, targets, strict=True)]
             pairs += arm.accelerator.gather_for_metrics(own, use_gather_object=True)
-        found_at = average_precision(pairs, arm.task.classes)
+        found_at = average_precision(pairs, arm.task.classes, by_class=False)
         return {f"val_{name}": found_at[name] or 0.0 for name in ("map", "map_50", "map_75")}
 
 
@@ -99,7 +101,9 @@ def _is_loss(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 
 
-def detections(net: nn.Module, output: Any, size: Sequence[int], answers: AnswerConfig) -> list[Detection]:
+def detections(
+    net: nn.Module, output: Any, size: Sequence[int], answers: AnswerConfig, classes: int
+) -> list[Detection]:
     """Detections of each image, in pixels of the net's input.
 
     Args:
@@ -107,13 +111,16 @@ def detections(net: nn.Module, output: Any, size: Sequence[int], answers: Answer
             ``boxes``, ``scores`` and ``labels`` as they are.
         output: What the net gave for the images alone.
         size: Height and width of the images.
-        answers: Which detections count.
+        answers: Which detections count; of a list as it is, those of enough score.
+        classes: How many classes there are.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or what it gives are no detections.
     """
     if isinstance(output, list) and all(isinstance(each, Mapping) and "scores" in each for each in output):
-        return output
+        for each in output:
+            _require_detection(each, classes, type(net).__name__)
+        return [_strongest(each, answers) for each in output]
     if not callable(getattr(net, "detect", None)):
         raise InputError(
             f"{type(net).__name__} gives {type(output).__name__} for images; expected a list of dicts with boxes, "
@@ -122,15 +129,41 @@ def detections(net: nn.Module, output: Any, size: Sequence[int], answers: Answer
     height, width = size
     limits = {"score_threshold": answers.score, "iou_threshold": answers.overlap, "limit": answers.limit}
     detect: Any = net.detect
-    found: list[Detection] = detect(_in_float(output), (int(height), int(width)), **limits)
+    # in single precision boxes are exact to the pixel
+    exact = pytree.tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, output)
+    found: list[Detection] = detect(exact, (int(height), int(width)), **limits)
+    for each in found:
+        _require_detection(each, classes, type(net).__name__)
     return found
 
 
-def _in_float(output: Any) -> Any:
-    """Predictions of mixed precision in single precision, in which boxes are exact to the pixel."""
-    if isinstance(output, Tensor):
-        return output.float()
-    return type(output)(map(_in_float, output)) if isinstance(output, (tuple, list)) else output
+def _require_detection(found: Any, classes: int, name: str) -> None:
+    """Looks at what a detector of the user's own gives for an image.
+
+    Raises:
+        InputError: it is no detection.
+    """
+    keys = ("boxes", "scores", "labels")
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(key), Tensor) for key in keys):
+        raise InputError(f"{name} gives detections without the tensors {', '.join(keys)}: {found!r}"[:300])
+    boxes, scores, labels = (found[key] for key in keys)
+    if boxes.shape != (len(scores), 4) or labels.shape != scores.shape or labels.is_floating_point():
+        raise InputError(
+            f"{name} gives boxes {list(boxes.shape)}, scores {list(scores.shape)} and labels {list(labels.shape)} of "
+            f"{labels.dtype}; expected [m, 4], [m] and integers [m]"
+        )
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise InputError(
+            f"{name} gives labels from {int(labels.min())} to {int(labels.max())}; the data has {classes} classes, "
+            f"numbered from 0, and background is none of them"
+        )
+
+
+def _strongest(found: Detection, answers: AnswerConfig) -> Detection:
+    """The best detections of enough score."""
+    order = found["scores"].argsort(descending=True, stable=True)
+    order = order[found["scores"][order] > answers.score][: answers.limit]
+    return {key: found[key][order] for key in ("boxes", "scores", "labels")}
 
 
 def at_own_size(found: Detection, target: Target, side: int) -> tuple[Detection, Target]:

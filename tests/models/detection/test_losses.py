@@ -133,9 +133,13 @@ def matched_by_loops(merits: list[dict[int, float]], threshold: float) -> dict[i
         claims: dict[int, int] = {}
         for truth in without:
             free = {prediction: merit for prediction, merit in merits[truth].items() if prediction not in own}
+            if not free:
+                continue
             best = min(free, key=lambda prediction: (-free[prediction], prediction))
             if best not in claims or merits[truth][best] > merits[claims[best]][best]:
                 claims[best] = truth
+        if not claims:
+            break
         own |= claims
         without = [truth for truth in without if truth not in own.values()]
     found: dict[int, int] = {}
@@ -184,7 +188,11 @@ def test_boxes_are_assigned_to_ssds_anchors_as_by_a_plain_loop(seed: int) -> Non
     corners = torch.cat((priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2), 1).tolist()
     targets = random_targets(seed)
     found = ssd_losses.assign(batch_of(targets), priors)
-    assert_matched(found, targets, lambda box: {i: plain_iou(box, prior) for i, prior in enumerate(corners)})
+
+    def overlaps(box: list[float]) -> Merits:
+        return {i: iou for i, prior in enumerate(corners) if (iou := plain_iou(box, prior))}
+
+    assert_matched(found, targets, overlaps)
 
 
 @pytest.mark.parametrize("kind", [YoloHead, SSDLiteHead])
@@ -336,3 +344,10 @@ def test_heads_begin_with_small_predictions_and_few_boxes() -> None:
         assert all(each.detach().abs().max() < 5 for each in head(kind)(features(1)))
     fine = head(YoloHead)(features(1))[0].view(2, 5 + CLASSES, 8, 8)
     assert fine[:, 4].sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_box_that_no_anchor_overlaps_is_given_to_none() -> None:
+    priors = torch.tensor([[4.0, 4.0, 8.0, 8.0], [36.0, 36.0, 8.0, 8.0]])
+    boxes = torch.tensor([[40.0, 40, 40, 40], [34, 34, 40, 40]])
+    batch = collate([{"boxes": boxes, "labels": torch.tensor([0, 0])}], 1, 1, torch.device("cpu"))
+    assert ssd_losses.assign(batch, priors).positive.tolist() == [[False, True]]
