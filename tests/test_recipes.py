@@ -154,8 +154,8 @@ def test_a_recipe_trains_extracts_and_resumes(page: str, tmp_path: Path) -> None
 def test_two_processes_see_different_images_and_end_with_the_same_weights(page: str, tmp_path: Path) -> None:
     losses = run(page, tmp_path, launcher=TORCHRUN)
     first, second = (found(tmp_path, rank) for rank in range(2))
-    # Trainer prints in every process
-    assert_trained(losses[-EPOCHS:], first)
+    # Trainer prints in every process, and the lines of two may come in any order
+    assert_trained(list(dict.fromkeys(losses))[-EPOCHS:], first)
     assert first["parameters"] == second["parameters"]
     assert first["draws"] == second["draws"]
     assert first["statistics"] != second["statistics"]
