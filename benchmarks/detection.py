@@ -50,11 +50,7 @@ METHODS = {
 """Of each method, the arm of the classifier and that of the detector."""
 COLOURS = {"baseline": "#64748b", "netaug": "#93c5fd", "netaug twice": "#2563eb"}
 GLYPHS = {"model.name": "scenes_net", "data.name": "glyphs", "data.image_size": 48, "data.batch_size": 128}
-DECIDING = (
-    *("benchmarks/detection_cell.py", "models/scenes.py", "models/detection/*.py"),
-    *("netaug_fx/step.py", "netaug_fx/training/engine.py", "netaug_fx/training/arm.py"),
-    *("netaug_fx/training/methods.py", "netaug_fx/training/detection/*.py", "netaug_fx/training/data/glyphs.py"),
-)
+DECIDING = ("benchmarks/detection_cell.py", "models/**/*.py", "netaug_fx/**/*.py", "passes/**/*.py")
 
 
 def parser() -> argparse.ArgumentParser:
