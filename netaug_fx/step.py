@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class _Passes:
     def _run(self) -> tuple[Tensor, Any]:
         result = self.loss_fn(self.wrapped)
         if isinstance(result, Mapping):
-            result = _total(result)
+            result = total_loss(result)
         loss, output = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError(
@@ -169,17 +170,24 @@ class _Passes:
         return loss, output
 
 
-def _total(losses: Mapping[str, Tensor]) -> Tensor:
-    """The sum of a detector's losses.
+def total_loss(losses: Any) -> Tensor:
+    """The sum of a dict of losses, as detectors give it in training, in single precision at least.
 
     Raises:
-        InputError: one is no tensor of one number, or there is none.
+        InputError: it is no dict of losses.
     """
+    if not isinstance(losses, Mapping) or not losses:
+        found = "an empty one" if isinstance(losses, Mapping) else type(losses).__name__
+        raise InputError(f"expected a dict of losses by name, each a tensor of one number, not {found}")
     wrong = [name for name, loss in losses.items() if not isinstance(loss, Tensor) or loss.numel() != 1]
-    if wrong or not losses:
-        found = f"{', '.join(map(repr, wrong))} is not" if wrong else "there is none"
-        raise InputError(f"loss_fn returned a dict, which must hold losses, each a tensor of one number; {found}")
-    return torch.stack([loss.reshape(()) for loss in losses.values()]).sum()
+    if wrong:
+        raise InputError(
+            f"expected a dict of losses by name, each a tensor of one number; {', '.join(map(repr, wrong))} is none"
+        )
+    halves = (torch.float16, torch.bfloat16)
+    values = (loss.float() if loss.dtype in halves else loss for loss in losses.values())
+    total: Tensor = functools.reduce(torch.add, (value.reshape(()) for value in values))
+    return total
 
 
 class _Surgery:

@@ -19,12 +19,13 @@ from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.models import detection as zoo
 from netaug_fx.models import scenes_net
 from netaug_fx.passes.onnx_export import run_onnx
+from netaug_fx.step import total_loss
 from netaug_fx.training.checkpoint import load_weights, save_weights
 from netaug_fx.training.config import load_config
 from netaug_fx.training.detection import load_detection_task, run
 from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
-from netaug_fx.training.detection.objective import detections, total_loss
+from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.interrupt import Interrupted
 from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, launch, rows_of
 

@@ -271,3 +271,21 @@ def test_a_loss_that_is_none_is_refused() -> None:
 def test_distillation_needs_positive_numbers(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} of a Distillation must be above 0"):
         netaug_fx.Distillation(**{name: 0.0})
+
+
+def test_a_dict_of_losses_is_their_sum() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x, found = torch.randn(6, 4), []
+    for parts in (
+        lambda y: y.square().mean() + y.abs().mean(),
+        lambda y: {"a": y.square().mean(), "b": y.abs().mean()},
+    ):
+        supernet = netaug_fx.augment(model, seed=3)
+        done = netaug_fx.step(supernet, lambda net, parts=parts: parts(net(x)))
+        found.append([done.loss, *done.augmented, *(parameter.grad for parameter in supernet.parameters())])
+    assert len(found[0]) == len(found[1])
+    for summed, each in zip(*found, strict=True):
+        torch.testing.assert_close(summed, each)
+    with pytest.raises(InputError, match="each a tensor of one number; 'b' is none"):
+        netaug_fx.step(supernet, lambda net: {"a": net(x).mean(), "b": net(x)})

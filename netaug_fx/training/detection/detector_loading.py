@@ -13,10 +13,11 @@ from torch.random import fork_rng
 
 from netaug_fx.errors import CheckpointError, InputError, NetAugError
 from netaug_fx.models import detection as zoo
+from netaug_fx.step import total_loss
 from netaug_fx.training.checkpoint import load_weights, put_weights
 from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
 from netaug_fx.training.detection.detection_task import DetectionTask
-from netaug_fx.training.detection.objective import detections, total_loss
+from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.model_loading import load_model
 from netaug_fx.training.settings import ModelConfig
 

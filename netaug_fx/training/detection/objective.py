@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from netaug_fx.errors import InputError
+from netaug_fx.step import total_loss
 from netaug_fx.training.data.loaders import EpochOrder
 from netaug_fx.training.detection.annotations import Target
 from netaug_fx.training.detection.changes import to_own_size
@@ -80,25 +80,6 @@ class _Boxed:
 
     def counted(self, output: None) -> tuple[Tensor, ...]:
         return ()
-
-
-def total_loss(losses: Any) -> Tensor:
-    """The sum of what a detector in training returns.
-
-    Raises:
-        InputError: that is no dict of losses.
-    """
-    if not isinstance(losses, Mapping) or not losses or not all(_is_loss(value) for value in losses.values()):
-        what = f"{', '.join(map(str, losses)) or 'nothing'}" if isinstance(losses, Mapping) else type(losses).__name__
-        raise InputError(
-            f"called with images and targets, the detector returned {what}; expected a dict of losses by name, each a "
-            "tensor of one number"
-        )
-    return torch.stack([value.float().reshape(()) for value in losses.values()]).sum()
-
-
-def _is_loss(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1
 
 
 def detections(
