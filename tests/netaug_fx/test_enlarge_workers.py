@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,34 +21,64 @@ from netaug_fx.errors import InputError, RunError
 from tests.netaug_fx.growing import like_depth, search
 
 CALLS: list[int] = []
-RELEASE = Event()
+BESIDE, RELEASE = Event(), Event()
+
+
+class Threads(ThreadPoolExecutor):
+    """Sets ``RELEASE`` once everything that was handed in has been told to end."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(*args, **kwargs)
+        self.told = [*getattr(self, "told", []), False]
+        at, cancel = len(self.told) - 1, future.cancel
+
+        def told() -> bool:
+            done = cancel()
+            self.told[at] = True
+            if all(self.told):
+                RELEASE.set()
+            return done
+
+        future.cancel = told  # type: ignore[method-assign]
+        return future
+
+
+@pytest.fixture(autouse=True)
+def _nothing_has_run() -> None:
+    CALLS.clear()
+    BESIDE.clear()
+    RELEASE.clear()
 
 
 def fails_first(model: nn.Module, resolution: int) -> float:
     CALLS.append(resolution)
     if len(CALLS) == 1:
         raise ValueError("no more memory")
-    RELEASE.wait(10)
+    RELEASE.wait(60)
+    return 0.0
+
+
+def fails_beside_another(model: nn.Module, resolution: int) -> float:
+    CALLS.append(resolution)
+    if len(CALLS) == 1:
+        BESIDE.wait(60)
+        raise ValueError("no more memory")
+    BESIDE.set()
+    RELEASE.wait(60)
     return 0.0
 
 
 def test_candidates_in_the_queue_do_not_run_once_one_has_failed() -> None:
-    CALLS.clear()
-    RELEASE.clear()
-    Timer(1.0, RELEASE.set).start()
-    with ThreadPoolExecutor(1) as threads, pytest.raises(RunError, match="evaluate failed on width of 0: ValueError"):
+    with Threads(1) as threads, pytest.raises(RunError, match="evaluate failed on width of 0: ValueError"):
         search(fails_first, executor=threads)
     assert len(CALLS) <= 2, "the one that failed, and one that was under way"
 
 
 def test_what_runs_beside_one_that_fails_is_kept(tmp_path: Path) -> None:
     """Its score was thrown away, and had to be found again."""
-    CALLS.clear()
-    RELEASE.clear()
     journal = tmp_path / "journal.jsonl"
-    Timer(1.0, RELEASE.set).start()
-    with ThreadPoolExecutor(2) as threads, pytest.raises(RunError, match="ValueError: no more memory"):
-        search(fails_first, executor=threads, journal=journal)
+    with Threads(2) as threads, pytest.raises(RunError, match="ValueError: no more memory"):
+        search(fails_beside_another, executor=threads, journal=journal)
     rows = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
     assert rows, "the one beside it; another may have begun before the failure was seen"
 
