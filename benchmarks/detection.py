@@ -143,9 +143,8 @@ def _is_done(cell: Cell, row: Row | None, stamp: dict[str, str], keep_older: boo
 
 def _train(left: Sequence[Cell], options: argparse.Namespace, processes: Processes, stamp: dict[str, str]) -> None:
     def one(cell: Cell) -> Row | None:
-        folder = (
-            ROOT / options.cache / "cells" / "-".join(str(value).replace(" ", "-") for value in cell.facts.values())
-        )
+        place = "-".join(str(value).replace(" ", "-") for value in [*cell.facts.values(), stamp["code"]])
+        folder = ROOT / options.cache / "cells" / place  # other code begins anew
         try:
             return processes.ask(work, cell, folder)  # type: ignore[no-any-return]
         except Silent as silent:
@@ -171,8 +170,8 @@ def table(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Markdown: mean average precision by resolution and method, with differences paired by seed; what is saved."""
     seeds = range(options.seeds)
     lines = [
-        "| pixels | MACs | method | mAP, % | mAP at 0.5, % | against baseline, paired |",
-        "|---|---|---|---|---|---|",
+        "| pixels | MACs | method | seeds | mAP, % | mAP at 0.5, % | against baseline, paired |",
+        "|---|---|---|---|---|---|---|",
     ]
     for side, method in itertools.product(options.sides, options.methods):
         own, base = (_by_seed(rows, side, name, seeds) for name in (method, "baseline"))
@@ -184,10 +183,10 @@ def table(rows: Sequence[Row], options: argparse.Namespace) -> str:
         against = paired(gain) if method != "baseline" and both else ""
         found = [100 * np.array([own[seed][key] for seed in shared]) for key in ("map", "map_50")]
         macs = own[shared[0]]["macs"] / 1e6
-        lines.append(f"| {side} | {macs:.2f}M | {method} | {spread(found[0])} | {spread(found[1])} | {against} |")
-    lines += ["", f"{options.seeds} seeds, {options.steps} steps of 16 scenes."]
-    for method in (name for name in options.methods if name != "baseline"):
-        lines.append(_saving_line(method, curve(rows, "baseline", options), curve(rows, method, options)))
+        costs = f"| {side} | {macs:.2f}M | {method} | {len(shared)} |"
+        lines.append(f"{costs} {spread(found[0])} | {spread(found[1])} | {against} |")
+    lines += ["", f"{options.steps} steps of 16 scenes, after {options.glyph_steps} of 128 glyphs."]
+    lines += [_saving_line(rows, method, options) for method in options.methods if method != "baseline"]
     return "\n".join(lines)
 
 
@@ -196,11 +195,13 @@ def _by_seed(rows: Sequence[Row], side: int, method: str, seeds: Sequence[int]) 
     return {row["seed"]: row for row in mine if row["seed"] in seeds}
 
 
-def curve(rows: Sequence[Row], method: str, options: argparse.Namespace) -> list[tuple[float, float]]:
+def curve(
+    rows: Sequence[Row], method: str, options: argparse.Namespace, seeds: Sequence[int]
+) -> list[tuple[float, float]]:
     """Multiply-adds and mean over seeds of mean average precision, by resolution."""
     points = []
     for side in sorted(options.sides):
-        found = list(_by_seed(rows, side, method, range(options.seeds)).values())
+        found = list(_by_seed(rows, side, method, seeds).values())
         if found:
             points.append((float(found[0]["macs"]), float(np.mean([row["map"] for row in found]))))
     return points
@@ -222,12 +223,23 @@ def savings(base: Sequence[tuple[float, float]], other: Sequence[tuple[float, fl
     return saved
 
 
-def _saving_line(method: str, base: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> str:
-    saved = savings(base, other) if base and other else []
-    if not saved:
+def _saving_line(rows: Sequence[Row], method: str, options: argparse.Namespace) -> str:
+    """What is saved by the curves of the means, and by those of each seed."""
+    seeds = range(options.seeds)
+    everything = _saved(rows, method, options, seeds)
+    if not everything:
         return f"`{method}`: no point whose precision the baseline reaches between two of its resolutions."
-    each = ", ".join(f"{share:.0%}" for share in saved)
-    return f"`{method}`: multiply-adds saved at equal precision {np.mean(saved):.0%} on average ({each})."
+    each = ", ".join(f"{share:.0%}" for share in everything)
+    means = [float(np.mean(saved)) for seed in seeds if (saved := _saved(rows, method, options, [seed]))]
+    return (
+        f"`{method}`: multiply-adds saved at equal precision {np.mean(everything):.0%} on average ({each}); by the "
+        f"curves of single seeds {', '.join(f'{mean:.0%}' for mean in means) or 'nothing can be said'}."
+    )
+
+
+def _saved(rows: Sequence[Row], method: str, options: argparse.Namespace, seeds: Sequence[int]) -> list[float]:
+    base, other = (curve(rows, name, options, seeds) for name in ("baseline", method))
+    return savings(base, other) if base and other else []
 
 
 def draw(rows: Sequence[Row], options: argparse.Namespace, path: Path) -> None:
@@ -236,7 +248,7 @@ def draw(rows: Sequence[Row], options: argparse.Namespace, path: Path) -> None:
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes: Any = figure.add_subplot()
         for method in options.methods:
-            points = curve(rows, method, options)
+            points = curve(rows, method, options, range(options.seeds))
             if points:
                 axes.plot(*zip(*points, strict=True), color=COLOURS[method], label=method)
             mine = [row for row in rows if row["method"] == method and row.get("map") is not None]

@@ -3,13 +3,17 @@
 ``pytest --hypothesis-profile explore`` draws new examples each time instead of the same ones.
 """
 
+import multiprocessing
 import random
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests.netaug_fx.launching import PRELOADED
+
 torch.set_num_threads(1)
+multiprocessing.set_forkserver_preload(PRELOADED)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=1000)
 settings.load_profile("repeatable")

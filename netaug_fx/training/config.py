@@ -252,6 +252,9 @@ def _explain(error: ValidationError, kind: type[RunConfig], file: Path | None) -
         location = [str(part) for part in problem["loc"]]
         depth = next((n for n in range(len(location), 0, -1) if ".".join(location[:n]) in known), len(location))
         name = ".".join(location[:depth])
+        if problem["type"] == "extra_forbidden" and (flags := _flags_of(name, problem["input"])):
+            yield f"{_run_name(kind)} has no setting {', '.join(flags)}{source}; leave it away"
+            continue
         if problem["type"] == "extra_forbidden":
             hint = " or ".join(_close_names(name, known)) or "one of " + ", ".join(known)
             yield f"unknown setting {name!r}{source}; did you mean {hint}?"
@@ -265,6 +268,17 @@ def _explain(error: ValidationError, kind: type[RunConfig], file: Path | None) -
         subject = f"setting {name!r}{flag}{source}{found.get(name, '')}" if name else f"settings{source}"
         meaning = f". It means: {known[name]}" if known.get(name) else ""
         yield f"{subject}; {', or '.join(dict.fromkeys(whats))}{meaning}"
+
+
+def _flags_of(name: str, found: Any) -> list[str]:
+    """The settings of other runs that have a shorter name on the command line, with it."""
+    names = [f"{name}.{key}" for key in found] if isinstance(found, dict) else [name]
+    return [f"{each!r} ({FLAGS[each]})" for each in names if each in FLAGS]
+
+
+def _run_name(kind: type[RunConfig]) -> str:
+    task = kind.model_fields.get("task")
+    return f"netaug-fx {kind.verb}" + (f" --task {task.default}" if task else "")
 
 
 def _close_names(name: str, known: Mapping[str, str]) -> list[str]:

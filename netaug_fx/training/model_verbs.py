@@ -78,16 +78,24 @@ def export(
     weights: WeightsFile,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The ONNX file to write.")] = Path("tiny.onnx"),
     opset: Annotated[int | None, typer.Option("--opset", min=1, help="Default: the exporter's own.")] = None,
+    decoded: Annotated[
+        bool, typer.Option("--decoded", help="Of a detector: with decoding, to boxes and scores.")
+    ] = False,
     model: ModelOption = None,
     num_classes: Classes = None,
     in_channels: Channels = None,
     image_size: ImageSize = None,
 ) -> None:
     """Write a trained net as one ONNX file."""
+    from netaug_fx.models.detection import Decoded, Detector
     from netaug_fx.passes.onnx_export import export_onnx
     from netaug_fx.training.checkpoint import writing
 
     net, _, image = _net_from_weights(weights, model, num_classes, in_channels, image_size)
+    if decoded:
+        if not isinstance(net, Detector):
+            raise InputError(f"--decoded is for detectors of the zoo; {weights} has weights of a {type(net).__name__}")
+        net = Decoded(net).eval()
     with writing(out):
         export_onnx(net, out, image, opset=opset)
     typer.echo(f"wrote {out}")

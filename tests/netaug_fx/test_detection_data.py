@@ -54,6 +54,16 @@ def test_crowds_are_ignored(tmp_path: Path) -> None:
     assert coco_task(make_coco(tmp_path, boxes)).train.target(0)["ignore"].tolist() == [False, True]
 
 
+def test_flags_may_be_texts(tmp_path: Path) -> None:
+    """Some programs write numbers as texts: "0" counted as a crowd."""
+    flags: list[Any] = ["0", "1", False, True, None, "yes", [0]]
+    boxes = [box(number, 1, 3, [number, 0, 5, 5], iscrowd=flag) for number, flag in enumerate(flags)]
+    task = coco_task(make_coco(tmp_path, boxes))
+    assert task.train.target(0)["ignore"].tolist() == [False, True, False, True, False]
+    assert task.train.skipped.counts == {"malformed": 2}
+    assert "iscrowd and ignore ['yes', None]" in task.train.skipped.examples["malformed"]
+
+
 def test_boxes_that_cannot_be_used_are_counted_with_an_example(tmp_path: Path) -> None:
     boxes = [
         box(1, 1, 3, [30, 10, 20, 20]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from netaug_fx.errors import DataError
+from netaug_fx.errors import DataError, InputError
 from netaug_fx.training.data import glyphs, pictures
 from netaug_fx.training.data.task import resized
 from netaug_fx.training.detection import (
@@ -207,6 +207,8 @@ def test_writing_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert (write_coco(tmp_path / "empty", train=1, val=1, suffix=".jpg") / "val2017" / "000000000001.jpg").is_file()
     with pytest.raises(DataError, match=r"cannot be written to \S*empty: it exists\. Delete it"):
         write_coco(tmp_path / "empty", train=1, val=1)
+    with pytest.raises(InputError, match=r"suffix is '\.foo'; expected \.png or \.jpg"):
+        write_coco(tmp_path / "foo", train=1, val=1, suffix=".foo")
 
     def full(*_: object, **__: object) -> None:
         raise OSError("disk full")

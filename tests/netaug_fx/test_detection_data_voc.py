@@ -80,6 +80,12 @@ def test_boxes_that_cannot_be_used_are_counted_with_an_example(tmp_path: Path) -
         ("", r"a\.xml is cut short or no XML"),
         ("<annotation/>", r"a\.xml has no size of its image"),
         (voc_xml("a", [CAT]).replace(">30</width>", ">0</width>"), r"a\.xml has no size of its image, or none above"),
+        (voc_xml("a", [CAT]).replace(">30</width>", ">inf</width>"), r"a\.xml has no size of its image"),
+        (
+            '<?xml version="1.0" encoding="none-such"?>' + voc_xml("a", [CAT]),
+            r"no XML: .*none-such",
+        ),
+        ('<?xml version="1.0" encoding="utf-7"?>' + voc_xml("a", [CAT]), r"a\.xml is cut short or no XML"),
         (voc_xml("a", [CAT]).replace(">30</width>", ">31</width>"), r"a\.jpg has 30 x 20 pixels.*for 31 x 20"),
     ],
 )

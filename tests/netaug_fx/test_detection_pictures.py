@@ -70,6 +70,22 @@ def test_the_image_is_within_the_page_as_it_was() -> None:
         assert 'aria-label="0 boxes found, 0 there"' in text
 
 
+def test_photographs_are_reduced_and_letters_keep_their_size_on_the_page() -> None:
+    image = torch.randint(0, 256, (3, 1500, 3000), dtype=torch.uint8)
+    found = {
+        "boxes": torch.tensor([[0.0, 0.0, 3000.0, 900.0]]),
+        "scores": torch.ones(1),
+        "labels": torch.zeros(1).long(),
+    }
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    text = draw_boxes(image, found, none, CLASSES, 0.4)
+    embedded = re.search(r'href="data:image/jpeg;base64,([^"]+)" width="3000" height="1500"', text)
+    assert embedded is not None
+    assert Image.open(io.BytesIO(base64.b64decode(embedded[1]))).size == (1280, 640)
+    assert 'viewBox="0 0 3000 1500" width="640" font-size="65.6"' in text
+    assert '<text x="0.0" y="59.1">cat 100%</text>' in text
+
+
 def test_what_lies_in_an_ignored_box_is_neither_right_nor_wrong_and_takes_no_detection_from_a_wanted_one() -> None:
     inside = [1.0, 1.0, 4.0, 4.0]
     text = drawn([(inside, 0.9, 0), (A, 0.8, 0)], [(A, 0, True), ([0.5, 0.0, 10.0, 10.0], 0, False)])

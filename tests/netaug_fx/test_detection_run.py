@@ -24,10 +24,12 @@ from netaug_fx.training.checkpoint import load_weights, save_weights
 from netaug_fx.training.config import load_config
 from netaug_fx.training.detection import load_detection_task, run
 from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
+from netaug_fx.training.detection.detect_report import DECODED
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
 from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.interrupt import Interrupted
-from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, launch, rows_of
+from tests.netaug_fx.launching import command_line, launch
+from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, rows_of
 
 STEPS = 3
 SMALL = {
@@ -149,6 +151,7 @@ def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.Captu
         ({"optim.mixup": 0.2}, r"optim\.mixup is for classification"),
         ({"data.batch_size": 64}, "do not fill one batch of 64"),
         ({"model.kwargs": {"dropout": 0.1}}, "unexpected keyword argument 'dropout'"),
+        ({"distill.in_place": True}, r"--task detect has no setting 'distill\.in_place' \(--in-place\); leave it away"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -162,10 +165,8 @@ def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Pa
     settings: dict[str, Any] = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
     settings |= {"data__val_samples": 70, "optim__average": 0.5, "keep__deliver": "best"}
     (tmp_path / "settings.yaml").write_text(changed(config, **settings).to_yaml())
-    done = launch(
-        ["-m", "netaug_fx.cli", "train", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")]
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("train", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run"))
+    launch(command_line, *words, folder=tmp_path / "printed")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["arms"]["netaug"]["steps"] == STEPS
     assert report["arms"]["netaug"]["map"] > 0
@@ -303,6 +304,10 @@ def test_other_verbs_know_detectors(finished: Path, tmp_path: Path, capsys: pyte
     assert call("verify", finished / "tiny.safetensors") == 0
     assert call("export", finished / "tiny.safetensors", "--out", tmp_path / "again.onnx") == 0
     assert (tmp_path / "again.onnx").stat().st_size > 0
+    assert call("export", finished / "tiny.safetensors", "--decoded", "--out", tmp_path / "decoded.onnx") == 0
+    image = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(*(run_onnx(f, image) for f in (tmp_path / "decoded.onnx", finished / DECODED)), strict=True):
+        assert one.tolist() == other.tolist()
     assert call("inspect", "ssdlite_scenes") == 0
     assert call("train", "--model", "yolo_scenes", "--out", tmp_path / "run") == 2
     assert "is a detector" in capsys.readouterr().err

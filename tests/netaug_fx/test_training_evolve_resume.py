@@ -11,6 +11,7 @@ from netaug_fx.errors import CheckpointError, RunError
 from netaug_fx.training import evolve_run, run
 from netaug_fx.training.config import EvolveConfig
 from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx.launching import command_line, killed_at_step, launch
 from tests.netaug_fx.training_runs import (
     EVOLVED,
     GENERATION_EPOCHS,
@@ -19,7 +20,6 @@ from tests.netaug_fx.training_runs import (
     assert_same_results,
     changed,
     interrupt_at_step,
-    launch,
     without_seconds,
 )
 
@@ -85,30 +85,16 @@ def test_two_processes_evolve_one_net_and_go_on_after_a_kill(evolve_config: Evol
     settings = tmp_path / "settings.yaml"
     short = {"evolve__generations": 2, "optim__epochs": 1, "optim__warmup_epochs": 0.0, "data__batch_size": 16}
     settings.write_text(changed(evolve_config, **short, device="cpu", keep__minutes=0).to_yaml())
-    whole, folder, script = tmp_path / "whole", tmp_path / "killed", tmp_path / "killed.py"
-    done = launch(["-m", "netaug_fx.cli", "evolve", "--config", str(settings), "--out", str(whole)])
-    assert done.returncode == 0, done.stderr
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    words = ("evolve", "--config", str(settings), "--out")
+    launch(command_line, *words, str(whole), folder=tmp_path / "first")
     report = without_seconds(whole)
     assert report["verification"]["passed"]
     assert [row["steps"] for row in report["generations"]] == [GENERATION_STEPS] * 2
-    script.write_text(f"""
-import os, signal
-from pathlib import Path
-from netaug_fx.training import engine, evolve_run
-from netaug_fx.training.config import EvolveConfig, load_config
-gradients, calls = engine._gradients, []
-def killing(*arguments):
-    calls.append(1)
-    if len(calls) == {GENERATION_STEPS + 5} and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return gradients(*arguments)
-engine._gradients = killing
-evolve_run.start(load_config(EvolveConfig, Path({str(settings)!r})), Path({str(folder)!r}))
-""")
-    assert launch([str(script)]).returncode != 0
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        launch(killed_at_step, 1, GENERATION_STEPS + 5, *words, str(folder), folder=tmp_path / "second")
     assert (folder / "checkpoints" / "generation-2.pt").exists()
-    done = launch(["-m", "netaug_fx.cli", "evolve", "--resume", str(folder)])
-    assert done.returncode == 0, done.stderr
+    launch(command_line, "evolve", "--resume", str(folder), folder=tmp_path / "third")
     for name in ("metrics.csv", "slim.safetensors", "dense.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert {file.name for file in folder.rglob("*")} == {file.name for file in whole.rglob("*")}

@@ -14,6 +14,7 @@ from netaug_fx.errors import CheckpointError
 from netaug_fx.training import run
 from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx.launching import command_line, killed_at_step, launch
 from tests.netaug_fx.training_runs import (
     EPOCHS,
     STEPS,
@@ -23,7 +24,6 @@ from tests.netaug_fx.training_runs import (
     checkpoint,
     environment,
     interrupt_at_step,
-    launch,
     rows_of,
 )
 
@@ -113,7 +113,9 @@ def shared(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tup
     settings = {"optim__epochs": 2, "arms": ["netaug"], "data__batch_size": 64, "device": "cpu", "keep__minutes": 0}
     (folder / "settings.yaml").write_text(changed(config, optim__average=0.9, **settings).to_yaml())
     words = ["train", "--config", str(folder / "settings.yaml"), "--out", str(folder / "run")]
-    done = launch(["-m", "netaug_fx.cli", *words])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "netaug_fx.cli", *words]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("netaug epoch 2/2") == 1
     return folder / "settings.yaml", folder / "run"
@@ -128,27 +130,13 @@ def test_two_processes_train_one_net(shared: tuple[Path, Path]) -> None:
 def test_two_killed_processes_resume_within_an_epoch(shared: tuple[Path, Path], tmp_path: Path) -> None:
     settings, whole = shared
     step, folder = STEPS + 5, tmp_path / "killed"
-    script = tmp_path / "killed.py"
-    script.write_text(f"""
-import os, signal
-from pathlib import Path
-from netaug_fx.training import engine, run
-from netaug_fx.training.config import TrainConfig, load_config
-gradients, calls = engine._gradients, []
-def killing(*arguments):
-    calls.append(1)
-    if len(calls) == {step} and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return gradients(*arguments)
-engine._gradients = killing
-run.start(load_config(TrainConfig, Path({str(settings)!r})), Path({str(folder)!r}))
-""")
-    assert launch([str(script)]).returncode != 0
+    words = ("train", "--config", str(settings), "--out", str(folder))
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        launch(killed_at_step, 1, step, *words, folder=tmp_path / "first")
     with pytest.raises(CheckpointError, match=r"written by 2 processes, and 1 would go on.*as many processes"):
         run.resume(folder)
     held = checkpoint(folder, "netaug")
     assert (held["epoch"], held["batch"], held["step"]) == (1, step - 1 - STEPS, step - 1)
-    done = launch(["-m", "netaug_fx.cli", "train", "--resume", str(folder)])
-    assert done.returncode == 0, done.stderr
+    launch(command_line, "train", "--resume", str(folder), folder=tmp_path / "second")
     for name in ("metrics.csv", "tiny.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,12 +123,6 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def launch(arguments: Sequence[str], processes: int = 2) -> "subprocess.CompletedProcess[str]":
-    """Runs Python with these arguments in several processes that know of each other."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return subprocess.run([*launcher, *arguments], env=environment(), capture_output=True, text=True, check=False)
 
 
 def checkpoint(folder: Path, arm: str) -> dict[str, Any]:

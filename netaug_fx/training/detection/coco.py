@@ -25,6 +25,8 @@ LAYOUT = (
 )
 # JSON's whole numbers have no end, but sums with fractions do.
 _HUGE = 1e300
+# True and False are 1 and 0 here.
+_FLAGS = {0: False, 1: True, "0": False, "1": True, None: False}
 _AGAIN = "Get it again, or write it anew with the program that made it."
 
 
@@ -136,7 +138,10 @@ def _collect(
     if not all(abs(value) < _HUGE for value in box):
         return skipped.add("not_finite", where)
     x, y, width, height = box
-    ignore = bool(annotation.get("iscrowd", 0)) or bool(annotation.get("ignore", 0))
+    flags = [annotation.get(key) for key in ("iscrowd", "ignore")]
+    if not all(isinstance(flag, int | str | None) and flag in _FLAGS for flag in flags):
+        return skipped.add("malformed", f"{where}, iscrowd and ignore {flags}"[:160])
+    ignore = any(_FLAGS[flag] for flag in flags)
     return collector.add(places[image], (x, y, x + width, y + height), labels[category], ignore, where)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from netaug_fx.errors import DataError
+from netaug_fx.errors import DataError, InputError
 from netaug_fx.training.data import pictures
 from netaug_fx.training.detection.annotations import Skipped, Target
 from netaug_fx.training.detection.changes import detection_changes
@@ -116,7 +116,10 @@ def write_coco(
 
     Raises:
         DataError: the folder exists and is not empty, or cannot be written.
+        InputError: the suffix is another.
     """
+    if suffix not in (".png", ".jpg"):
+        raise InputError(f"suffix is {suffix!r}; expected .png or .jpg")
     folder, style = Path(folder), style or SceneConfig()
     parts = {"train2017": Scenes(train, seed, style), "val2017": Scenes(val, VALIDATION_SEED, style)}
     try:

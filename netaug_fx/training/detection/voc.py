@@ -6,6 +6,7 @@ is 0, 0, 1, 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -98,12 +99,12 @@ def _parsed(file: Path) -> tuple[Size, list[ElementTree.Element]]:
     again = "Unpack the archive of this year again, or correct the file."
     try:
         tree = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two are of unknown encodings
         raise DataError(f"annotation {file} is cut short or no XML: {error}. {again}") from None
     except OSError as error:
         raise DataError(f"annotation {file} cannot be read: {error}. {again}") from None
     width, height = (_number(tree, f"size/{name}") for name in ("width", "height"))
-    if width is None or height is None or not (width >= 1 and height >= 1):
+    if width is None or height is None or not (1 <= width < math.inf and 1 <= height < math.inf):
         raise DataError(f"annotation {file} has no size of its image, or none above zero. {again}")
     return (int(width), int(height)), tree.findall("object")
 
