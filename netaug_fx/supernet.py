@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -334,8 +335,8 @@ def extra_names(supernet: nn.Module) -> Iterator[str]:
 def save_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:
     """state_dict hook: seed and count travel along, and what ``reset_`` draws by that no layer knows."""
     own = control(module)
-    moments = [] if own.split is None else list(own.split.first.values())
-    numbers = torch.tensor(moments, dtype=torch.float64).flatten().view(torch.int64)
+    facts = [] if own.split is None else [own.split.keep, *chain.from_iterable(own.split.first.values())]
+    numbers = torch.tensor(facts, dtype=torch.float64).view(torch.int64)
     state_dict[prefix + STATE_KEY] = torch.cat([torch.tensor([own.seed, own.draws], dtype=torch.int64), numbers])
 
 
@@ -346,20 +347,33 @@ def load_draws(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_res
     own.calibrated.clear()
     saved = state_dict.pop(prefix + STATE_KEY, None)
     if saved is not None:
-        first = {} if own.split is None else own.split.first
-        if not isinstance(saved, Tensor) or saved.shape != (2 + 2 * len(first),) or saved.dtype != torch.int64:
-            more = "" if own.split is None else f", and {2 * len(first)} that tell of the first weights"
+        facts = 0 if own.split is None else 1 + 2 * len(own.split.first)
+        if not isinstance(saved, Tensor) or saved.shape != (2 + facts,) or saved.dtype != torch.int64:
+            more = "" if own.split is None else f", and {facts} that tell of the split and of the first weights"
             raise CheckpointError(
                 f"{prefix + STATE_KEY} must be a tensor of two integers (seed and draws{more}), not {saved!r}: "
                 "it is of another kind of supernet, or of another model"
             )
-        own.seed, own.draws = (int(value) for value in saved[:2])
         if own.split is not None:
-            moments = saved[2:].cpu().contiguous().view(torch.float64).reshape(-1, 2).tolist()
-            pairs = ((mean, deviation) for mean, deviation in moments)
-            own.split = replace(own.split, first=dict(zip(first, pairs, strict=True)))
+            own.split = _with_facts(own.split, saved[2:].cpu().contiguous().view(torch.float64).tolist())
+        own.seed, own.draws = (int(value) for value in saved[:2])
         return
     extras = list(extra_names(module))
     if not any(prefix + name in state_dict for name in extras):
         present = module.state_dict()
         state_dict.update({prefix + name: present[name] for name in extras if name in present})
+
+
+def _with_facts(split: Split, facts: Sequence[float]) -> Split:
+    """The split with what a state_dict tells of the first weights.
+
+    Raises:
+        CheckpointError: it tells of another part that is fit: single weights would be taken for others.
+    """
+    keep, *moments = facts
+    if keep != split.keep:
+        raise CheckpointError(
+            f"the checkpoint was split with keep={keep:g}, and this supernet with keep={split.keep:g}"
+        )
+    pairs = zip(moments[::2], moments[1::2], strict=True)
+    return replace(split, first=dict(zip(split.first, pairs, strict=True)))

@@ -1,19 +1,18 @@
 """Multiply-adds of a model at any input resolution, without arithmetic or memory for activations.
 
 In: a model and its inputs. Out: a count by torch's formulas (convolutions, linear layers, matrix products), from one
-run on fake tensors in evaluation mode.
+run on fake tensors in evaluation mode; on real ones, where values decide what runs.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,19 +34,32 @@ def fake_macs(model: nn.Module, inputs: Inputs, resolution: int | None = None) -
         InputError: the images are not square, and another resolution was asked for.
         TraceError: the model does not run at this resolution.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    memo: dict[int, Any] = {
-        id(tensor): mode.from_tensor(tensor, static_shapes=True) for tensor in [*model.parameters(), *model.buffers()]
-    }
-    copied = copy_model(model, memo).eval()
-    args, kwargs = at_resolution(inputs, resolution)
-    with neutral(fast_paths=False), _countable(copied), quiet(), mode, FlopCounterMode(display=False) as counter:
-        args, kwargs = pytree.tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (args, kwargs))
+    given = at_resolution(inputs, resolution)
+    try:
         try:
-            copied(*args, **kwargs)
-        except Exception as error:  # the user's code may fail in any way at a size that it was not written for
-            where = "" if resolution is None else f" at {resolution} pixels"
-            raise TraceError(f"{type(model).__name__} does not run{where}: {type(error).__name__}: {error}") from error
+            return _count(model, given, FakeTensorMode(allow_non_fake_inputs=True))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return _count(model, given, None)
+    except Exception as error:  # the user's code may fail in any way at a size that it was not written for
+        where = "" if resolution is None else f" at {resolution} pixels"
+        raise TraceError(f"{type(model).__name__} does not run{where}: {type(error).__name__}: {error}") from error
+
+
+@torch.no_grad()
+def _count(model: nn.Module, inputs: Inputs, fake: FakeTensorMode | None) -> int:
+    """Multiply-adds of one forward of a copy."""
+
+    def taken(tensor: Tensor) -> Tensor:
+        return tensor.clone() if fake is None else fake.from_tensor(tensor, static_shapes=True)
+
+    tensors = [] if fake is None else [*model.parameters(), *model.buffers()]
+    copied = copy_model(model, {id(tensor): taken(tensor) for tensor in tensors}).eval()
+    with ExitStack() as stack:
+        for each in (neutral(fast_paths=False), _countable(copied), quiet(), fake or nullcontext()):
+            stack.enter_context(each)
+        args, kwargs = pytree.tree_map_only(Tensor, taken, inputs)
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        copied(*args, **kwargs)
     return int(counter.get_total_flops()) // 2
 
 

@@ -6,11 +6,9 @@ products, from the recorded operators' types and torch's own formulas (``torch.u
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
@@ -25,17 +23,6 @@ from netaug_fx.passes.recorder import OpRecord, is_operand
 def predicted_macs(analysis: Analysis, widths: Mapping[Var, int]) -> int:
     """Multiply-adds of one forward in evaluation mode at the given widths, for the whole batch of the example."""
     return sum(_macs(record, widths) for record in _counted(analysis))
-
-
-def macs_by_positions(analysis: Analysis, batch: int) -> dict[int, int]:
-    """Multiply-adds of one image by the positions of the feature map that is written (1 behind global pooling)."""
-    found: dict[int, int] = {}
-    for record in _counted(analysis):
-        shape = record.shapes[0]
-        is_convolution = record.func.overloadpacket is torch.ops.aten.convolution
-        positions = math.prod(shape[2:]) if is_convolution else math.prod(shape[:-1]) // batch
-        found[positions] = found.get(positions, 0) + _macs(record, {}) // batch
-    return found
 
 
 def growing_share_of_weights(model: nn.Module, analysis: Analysis, plan: Plan) -> float:

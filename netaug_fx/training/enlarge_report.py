@@ -109,7 +109,7 @@ def enlarged(num_classes={classes}, in_channels={channels}):
 def program_of(config: EnlargeConfig, task: Task, found: Mapping[str, Any]) -> str:
     """A file with a function that makes the grown net, to be given to ``--model``."""
     return _PROGRAM.format(
-        name=config.model.name,
+        name=_from_anywhere(config.model.name),
         kwargs=config.model.kwargs,
         macs=found["macs"],
         side=task.image_size,
@@ -118,6 +118,12 @@ def program_of(config: EnlargeConfig, task: Task, found: Mapping[str, Any]) -> s
         channels=task.channels,
         changes="\n".join(f"    {change!r}," for change in found["changes"]),
     )
+
+
+def _from_anywhere(name: str) -> str:
+    """A model's name by which a program finds it from any folder."""
+    file, colon, function = name.rpartition(":")
+    return f"{Path(file).expanduser().absolute()}{colon}{function}" if file.endswith(".py") else name
 
 
 def make_report(

@@ -301,6 +301,16 @@ def test_a_loaded_state_is_reset_as_the_saved_one_would_have_been(method: str) -
     assert not differing(tensors(ours), tensors(resumed))
 
 
+@pytest.mark.parametrize("method", ["kels", "wels"])
+def test_a_state_of_another_keep_is_refused(method: str) -> None:
+    """Of ``wels`` it was loaded, and other weights were taken for those that are fit."""
+    one, other = (netaug_fx.evolve(net(), k, method, example_inputs=torch.zeros(2, 3, 8, 8)) for k in (0.5, 0.45))
+    before = tensors(one)
+    with pytest.raises(CheckpointError, match=r"split with keep=0\.45, and this supernet with keep=0\.5"):
+        one.load_state_dict(other.state_dict())
+    assert not differing(before, tensors(one))
+
+
 def test_a_state_of_another_kind_of_supernet_is_refused() -> None:
     supernet = split_net()
     augmented = netaug_fx.augment(net(), example_inputs=torch.zeros(2, 3, 8, 8))

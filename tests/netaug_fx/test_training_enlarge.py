@@ -22,7 +22,7 @@ from netaug_fx.training import enlarge_run
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import EnlargeConfig, load_config
 from netaug_fx.training.data import DataConfig, load_task
-from netaug_fx.training.enlarge_report import POOLED, size_name
+from netaug_fx.training.enlarge_report import POOLED, program_of, size_name
 from netaug_fx.training.interrupt import Interrupted
 from netaug_fx.training.model_loading import load_model
 from netaug_fx.training.trial import Trial, threads_of, trial_task
@@ -328,3 +328,10 @@ def test_a_net_without_stages_or_a_run_of_another_kind_is_refused(
         enlarge_run.resume(tmp_path)
     with pytest.raises(RunError, match="a run of `netaug-fx train`"):
         enlarge_run.resume(finished)
+
+
+def test_the_program_finds_a_model_s_file_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(EnlargeConfig, None, {**SHORT, "model.name": "net.py:make"})
+    text = program_of(config, load_task(config.data, 0), {"macs": 1, "resolution": 8, "changes": []})
+    assert f"{tmp_path / 'net.py'}:make" in text

@@ -11,7 +11,6 @@ from netaug_fx.api import Compiled, compile_model
 from netaug_fx.passes.growth import (
     growing_share_of_macs,
     growing_share_of_weights,
-    macs_by_positions,
     predicted_macs,
 )
 from netaug_fx.passes.macs import count
@@ -37,14 +36,6 @@ def compiled(model: nn.Module, x: Tensor = X) -> Compiled:
 def test_the_original_costs_what_both_counters_count() -> None:
     expected = count(Net(), X)
     assert predicted_macs(compiled(Net()).analysis, {}) == expected.macs == expected.torch_macs
-
-
-def test_costs_are_told_by_the_size_of_the_feature_map() -> None:
-    found = macs_by_positions(compiled(Net()).analysis, 2)
-    head, stem = 6 * 8 + 8 * 2, 7 * 6
-    assert found[1] == head
-    assert found[stem] == stem * (3 * 9 * 6)
-    assert sum(found.values()) == count(Net(), X).macs // 2
 
 
 def test_a_wider_net_costs_what_a_net_built_so_wide_costs() -> None:

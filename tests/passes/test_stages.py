@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from netaug_fx import models
 from netaug_fx.api import compile_model
@@ -72,6 +72,24 @@ def test_a_resolution_that_a_net_cannot_take_says_so() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
     with pytest.raises(TraceError, match="Sequential does not run at 10 pixels"):
         fake_macs(net, ((torch.zeros(1, 3, 8, 8),), {}), 10)
+
+
+class Asking(nn.Module):
+    """What runs depends on a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.one(x)
+        return self.two(y) if bool(y.mean() > -1e9) else y
+
+
+def test_where_values_decide_what_runs_it_runs_for_real() -> None:
+    net = Asking()
+    expected = count(net, torch.zeros(1, 3, 10, 10)).torch_macs
+    assert fake_macs(net, ((torch.zeros(1, 3, 8, 8),), {}), 10) == expected == 8 * 8 * 4 * 27 + 6 * 6 * 5 * 36
 
 
 class Recurrent(nn.Module):
