@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,12 +79,10 @@ def settings(options: argparse.Namespace, seed: int) -> EnlargeConfig:
     )
 
 
-def measure(config: EnlargeConfig) -> Row:
+def measure(config: EnlargeConfig, folder: Path) -> Row:
     """Runs one seed and keeps its figures."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = enlarge_run.start(config, Path(scratch) / "run")
-        report = json.loads((folder / "report.json").read_text())
-        trials = [json.loads(line)["seconds"] for line in (folder / "journal.jsonl").read_text().splitlines()[1:]]
+    report = seeds.run_in(folder, enlarge_run, config)
+    trials = [json.loads(line)["seconds"] for line in (folder / "journal.jsonl").read_text().splitlines()[1:]]
     found: Row = {key: report[key] for key in ("path", "nets", "macs", "resolution", "changes", "versions", "seconds")}
     found |= {"candidates": len(trials), "search_seconds": round(sum(trials), 1)}
     return {"verified": report["verification"]["passed"], **found}

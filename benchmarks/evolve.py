@@ -11,8 +11,6 @@ of the repository:
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +62,9 @@ def settings(options: argparse.Namespace, seed: int) -> EvolveConfig:
     )
 
 
-def measure(config: EvolveConfig) -> Row:
+def measure(config: EvolveConfig, folder: Path) -> Row:
     """Runs one seed and keeps its figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = json.loads((evolve_run.start(config, Path(folder) / "run") / "report.json").read_text())
+    report = seeds.run_in(folder, evolve_run, config)
     keys = ("generations", "control", "macs", "versions", "seconds")
     found: Row = {key: report[key] for key in keys}
     return {"verified": report["verification"]["passed"], **found}

@@ -1,10 +1,15 @@
-"""Benchmarks that are one whole run a seed: what is missing is run; figures over seeds, paired by seed."""
+"""Benchmarks that are one whole run a seed: what is missing is run; figures over seeds, paired by seed.
+
+A seed that was stopped goes on where it was when the benchmark is called again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,8 @@ from benchmarks.rows import Row
 from netaug_fx.training.config import RunConfig
 
 CONFIDENCE = 0.95
+CACHE = Path("runs") / "seeds"
+"""Runs under way, from where the benchmark is called; not under version control."""
 _DECIDES_NOTHING = {"keep", "tracking", "opset", "jobs"}
 
 
@@ -46,13 +53,22 @@ def parser(doc: str | None, rows: Path, **defaults: Any) -> argparse.ArgumentPar
         p.add_argument(flag, type=kind, default=default, help=f"{what} (default: %(default)s)")
     p.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
     p.add_argument("--out", type=Path, default=rows, metavar="FILE", help="rows, JSON lines (default: %(default)s)")
+    p.add_argument("--cache", type=Path, default=CACHE, metavar="FOLDER", help="runs under way (default: %(default)s)")
     return p
+
+
+def run_in(folder: Path, runs: Any, config: RunConfig) -> Row:
+    """The report of a run of ``runs``, a module with ``start`` and ``resume``."""
+    begun = (folder / "config.yaml").exists()
+    done: Path = runs.resume(folder) if begun else runs.start(config, folder)
+    report: Row = json.loads((done / "report.json").read_text(encoding="utf-8"))
+    return report
 
 
 def main(
     options: argparse.Namespace,
     settings: Callable[[argparse.Namespace, int], Any],
-    measure: Callable[[Any], Row],
+    measure: Callable[[Any, Path], Row],
     table: Callable[[Sequence[Row]], str],
     draw: Callable[[Sequence[Row], Path], None],
 ) -> None:
@@ -61,7 +77,7 @@ def main(
     Args:
         options: What the command line says.
         settings: Of the run of a seed.
-        measure: Runs one seed, and gives its row without a name.
+        measure: Runs one seed in a folder, or goes on with the run that is there, and gives its row without a name.
         table: Makes Markdown of rows.
         draw: Writes a plot of rows.
 
@@ -75,7 +91,9 @@ def main(
     for config in [] if options.table else configs:
         if name_of(config) not in rows_of.read(options.out):
             found = {"name": name_of(config), "seed": config.seed, "code": code_version()}
-            rows_of.add(options.out, {**measure(config), **found})
+            folder = options.cache / hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
+            rows_of.add(options.out, {**measure(config, folder), **found})
+            shutil.rmtree(folder, ignore_errors=True)
     known = rows_of.read(options.out)
     rows = [known[name_of(config)] for config in configs if name_of(config) in known]
     if not rows:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import enlarge
-from benchmarks.seeds import paired, spread
+from benchmarks.seeds import paired, run_in, spread
 
 
 def row(seed: int, **accuracies: float) -> dict[str, Any]:
@@ -47,14 +47,17 @@ def test_rows_are_found_again_by_what_decides_a_run(
 ) -> None:
     measured: list[int] = []
 
-    def measure(config: Any) -> dict[str, Any]:
+    def measure(config: Any, folder: Path) -> dict[str, Any]:
         measured.append(config.seed)
+        assert not folder.exists()
+        folder.mkdir(parents=True)
         return ROWS[config.seed]
 
     monkeypatch.setattr(enlarge, "measure", measure)
     out = tmp_path / "rows.jsonl"
     for words in (["--seeds", "2"], ["--seeds", "3"], ["--seeds", "3", "--jobs", "2"], ["--seeds", "3", "--table"]):
-        enlarge.main([*words, "--out", str(out)])
+        enlarge.main([*words, "--out", str(out), "--cache", str(tmp_path / "cache")])
+    assert not list((tmp_path / "cache").iterdir())
     assert measured == [0, 1, 2]
     assert [json.loads(line)["seed"] for line in out.read_text().splitlines()] == [0, 1, 2]
     assert out.with_suffix(".svg").exists()
@@ -63,6 +66,30 @@ def test_rows_are_found_again_by_what_decides_a_run(
     with pytest.raises(SystemExit, match="--seeds must be at least 1"):
         enlarge.main(["--seeds", "0", "--out", str(out)])
     assert "3 seeds" in capsys.readouterr().out
+
+
+def test_a_seed_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class Runs:
+        @staticmethod
+        def start(_config: Any, folder: Path) -> Path:
+            called.append("start")
+            folder.mkdir()
+            (folder / "config.yaml").touch()
+            raise KeyboardInterrupt
+
+        @staticmethod
+        def resume(folder: Path) -> Path:
+            called.append("resume")
+            (folder / "report.json").write_text('{"done": true}')
+            return folder
+
+    config = enlarge.settings(enlarge.parser().parse_args([]), 0)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "run", Runs, config)
+    assert run_in(tmp_path / "run", Runs, config) == {"done": True}
+    assert called == ["start", "resume"]
 
 
 def test_spread_and_paired_say_what_few_seeds_can_tell() -> None:

@@ -54,7 +54,7 @@ def test_the_rows_that_were_measured_are_found_and_said_to_be_of_earlier_code(
     printed = capsys.readouterr().out
     assert "5 seeds" in printed
     assert "Measured by an earlier version of the code: seeds 0, 1, 2, 3, 4" in printed
-    monkeypatch.setattr(evolve, "measure", lambda config: row(config.seed))
+    monkeypatch.setattr(evolve, "measure", lambda config, folder: row(config.seed))
     evolve.main(["--seeds", "2", "--epochs", "1", "--out", str(out)])
     assert "earlier version" not in capsys.readouterr().out
     assert {each["code"] for each in rows.read(out).values() if "code" in each} == {seeds.code_version()}
