@@ -28,6 +28,7 @@ from netaug_fx.training.detection.detect_report import DECODED
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
 from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx.detection_sets import Object, box, make_coco, make_voc
 from tests.netaug_fx.launching import command_line, launch
 from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, rows_of
 
@@ -131,6 +132,38 @@ def test_a_stopped_run_goes_on_within_an_epoch_to_the_same_result(
     assert int(checkpoint(folder, "netaug")["step"]) == STEPS + 1
     assert call("train", "--resume", folder) == 0
     assert_same_results(folder, finished, ["metrics.csv", "tiny.safetensors", "baseline.safetensors", "tiny.onnx"])
+
+
+@pytest.mark.parametrize("name", ["coco", "voc"])
+def test_a_run_on_files_in_half_precision_with_an_average(name: str, tmp_path: Path) -> None:
+    """An ignored box, one that cannot be used, and an image without any are in the files."""
+    if name == "coco":
+        boxes = [box(k + 1, k + 1, 3, [4, 2, 20, 16]) for k in range(3)]
+        boxes += [box(8, 1, 7, [0, 0, 9, 9], iscrowd=1), box(9, 2, 7, [5, 5, 0, 0])]
+        make_coco(tmp_path / "files", boxes)
+    else:
+        used: list[Object] = [("cat", (3, 2, 20, 18), False), ("dog", (1, 1, 9, 9), True)]
+        objects: list[Object] = [*used, ("cat", (5, 5, 4, 4), False)]
+        images = dict.fromkeys("abc", objects) | {"d": []}
+        make_voc(tmp_path / "files", "VOC2012", {"train": images, "val": images})
+    settings = {
+        "model.name": "yolo_scenes",
+        "data.name": name,
+        "data.dir": str(tmp_path / "files"),
+        "data.image_size": 64,
+        "data.batch_size": 2,
+        "optim.epochs": 2,
+        "optim.precision": "bf16",
+        "optim.average": 0.5,
+        "arms": ["netaug"],
+        "detect.score": 0.0,
+    }
+    folder = run.start(load_config(DetectConfig, None, settings), tmp_path / "run")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["verification"]["passed"] is True
+    assert report["arms"]["netaug"]["steps"] == 2 * 2
+    assert report["arms"]["netaug"]["map"] is not None
+    assert any("no area" in note for note in report["notes"])
 
 
 def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
