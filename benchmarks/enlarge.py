@@ -5,7 +5,8 @@ its multiply-adds, trained alike. Seeds that have a row of the same settings are
 repository:
 
     python -m benchmarks.enlarge
-    python -m benchmarks.enlarge --seeds 5 --times 4 --step 0.5 --epochs 12
+    python -m benchmarks.enlarge --seeds 5 --times 4 --step 1.0 --trial-epochs 12
+    python -m benchmarks.enlarge --seeds 3 --step 0.5 --trial-epochs 5          # smaller steps, shorter trials
     python -m benchmarks.enlarge --table
 """
 
@@ -45,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val-samples", type=int, default=4000, help="glyphs that nets are judged by (default: 4000)")
     p.add_argument("--hold-out", type=float, default=0.2, help="of the training images, to choose by (default: 0.2)")
     p.add_argument("--times", type=float, default=4.0, help="multiply-adds at the end over the first (default: 4)")
-    p.add_argument("--step", type=float, default=0.5, help="growth in a step, about (default: 0.5)")
-    p.add_argument("--trial-epochs", type=int, default=5, help="epochs of each candidate (default: 5)")
+    p.add_argument("--step", type=float, default=1.0, help="growth in a step, about (default: 1)")
+    p.add_argument("--trial-epochs", type=int, default=12, help="epochs of each candidate (default: 12)")
     p.add_argument("--batch-size", type=int, default=32, help="default: 32")
     p.add_argument("--jobs", type=int, default=1, help="processes that train candidates (default: 1)")
     return p

@@ -151,7 +151,7 @@ def test_the_slim_nets_weights_can_be_verified_and_exported(
         ({"evolve.generations": 0}, InputError, r"'evolve\.generations' \(--generations\)"),
         ({"optim.average": 0.99}, InputError, r"optim\.average is for netaug-fx train"),
         ({"optim.mixup": 0.2, "evolve.loss": "triplet"}, InputError, r"mixup leaves images of no one class"),
-        ({"netaug.ratio": 3}, InputError, r"unknown setting 'netaug"),
+        ({"netaug.ratio": 3}, InputError, r"netaug-fx evolve has no setting 'netaug\.ratio' \(--ratio\)"),
         ({"evolve.pin": ["nowhere"]}, InputError, r"pin='nowhere' matches no module"),
         ({"evolve.pin": ["*"]}, PlanError, r"no width of Net can be cut"),
         ({"optim.accumulate": 1000}, DataError, r"do not make a step of 1000"),
