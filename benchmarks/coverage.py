@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_all(
             [net for net in nets if net[0] not in done],
             lambda processes, name, family: run_net(processes, options.zoo, name, family, **limits),
-            Processes("benchmarks.coverage_warm", f"benchmarks.zoos.{options.zoo}_nets"),
+            Processes(f"benchmarks.zoos.{options.zoo}_nets", "benchmarks.coverage_warm"),
             jobs=options.jobs,
             path=path,
             stamp=stamp,

@@ -1,8 +1,9 @@
-"""Imported by the process that all others are forked from: loads once what exporting and counting load when first used.
+"""Imported last by the process that all others are forked from: loads what exporting and counting load when first used.
 
 No gradient is computed here, since threads of torch's autograd do not survive a fork.
 """
 
+import gc
 import tempfile
 from pathlib import Path
 
@@ -18,3 +19,4 @@ with tempfile.TemporaryDirectory() as _folder:
     _NET(*_INPUTS[0])
     count(_NET, _INPUTS)
     exported(_NET, _INPUTS, Path(_folder) / "warm.onnx")
+gc.freeze()  # what is loaded by now stays: no net's collections go through it again
