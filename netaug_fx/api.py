@@ -19,6 +19,7 @@ from netaug_fx.passes.graph import dependency_graph, find_groups
 from netaug_fx.passes.infer import Analysis, Inputs, infer, refuse_unsuitable
 from netaug_fx.passes.observe import Observed, observe
 from netaug_fx.passes.plan import Plan, Ratio, plan
+from netaug_fx.passes.running import seldom_collected
 from netaug_fx.passes.stages import find_stages
 from netaug_fx.passes.widen import widen
 from netaug_fx.supernet import Supernet, install
@@ -140,6 +141,7 @@ def inspect(
     return Inspection.of(model, analysis, chosen, dependency_graph(analysis, planned), stages)
 
 
+@seldom_collected()
 def compile_model(
     model: nn.Module,
     ratio: Ratio = 3.0,
@@ -214,6 +216,7 @@ def _observed(model: nn.Module, inputs: Inputs) -> Observed:
         raise
 
 
+@seldom_collected()
 def hand_over(compiled: Compiled, seed: int = 0) -> Supernet:
     """Makes the widened copy a ``Supernet``, and holds its target against the model, for real.
 

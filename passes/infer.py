@@ -29,7 +29,7 @@ from netaug_fx.passes.observe import Observed
 from netaug_fx.passes.recorder import OpRecord, plain_arguments
 from netaug_fx.passes.rewrite import carries_sizes, may_carry_sizes, prepare_
 from netaug_fx.passes.rules import lookup_leaf
-from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet
+from netaug_fx.passes.running import mode_of, neutral, output_tensors, quiet, seldom_collected
 from netaug_fx.passes.source_scan import is_filled, names_used
 from netaug_fx.passes.trace import ForwardTrace, first_line, is_traced, trace
 
@@ -92,6 +92,7 @@ class Analysis:
         return replace(self, forwards=forwards, opaque={**self.opaque, path: why})
 
 
+@seldom_collected()
 def infer(model: nn.Module, inputs: Inputs, observed: Observed | None = None) -> Analysis:
     """Infers the channel types of ``model`` from one run on ``inputs`` in each training mode.
 

@@ -8,7 +8,6 @@ prints what went wrong instead of saying it in the exception.
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import logging
 import os
@@ -29,6 +28,7 @@ from torch.export import ExportedProgram
 from netaug_fx.atomic import atomic_path
 from netaug_fx.errors import ExportError
 from netaug_fx.passes.flatten import FlatModel, batched, flat_model, named_tensors, unique_names, with_batch
+from netaug_fx.passes.running import seldom_collected
 from netaug_fx.passes.untouched import untouched
 
 LOWEST_OPSET = 18
@@ -99,7 +99,7 @@ def capture(model: nn.Module, example_inputs: Any = None, *, dynamic_batch: bool
         batch = torch.export.Dim("batch", min=1)
         shapes = tuple({0: batch} if is_dynamic else None for is_dynamic in dynamic)
         failed = "cannot be captured by torch.export"
-        with _no_garbage_collection(), _quiet() as said, _explained(flat, failed, said, dynamic_batch):
+        with seldom_collected(), _quiet() as said, _explained(flat, failed, said, dynamic_batch):
             program = torch.export.export(flat, inputs, dynamic_shapes=(shapes,), strict=False)
     return Capture(program, inputs, flat.input_names, output_names, dynamic, flat)
 
@@ -176,7 +176,7 @@ def _translate(captured: Capture, opset: int | None, optimize: bool) -> onnx.Mod
         "output_names": list(captured.output_names),
     }
     _undo_in_place(captured.program)
-    with _quiet() as said, _no_garbage_collection():
+    with _quiet() as said, seldom_collected():
         try:
             translated = torch.onnx.export(captured.program, (), **options)
         except Exception:  # other capture strategies, and the forward's own is_in_onnx_export() branches, may do
@@ -278,18 +278,6 @@ def _quiet() -> Iterator[io.StringIO]:
     finally:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Exporting makes millions of long-lived objects; looking for cycles among them takes a fifth of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from netaug_fx.passes.flatten import flat_model, with_batch
 from netaug_fx.passes.macs import MacCount, count
 from netaug_fx.passes.onnx_export import Capture, capture, write_onnx
 from netaug_fx.passes.report import Check, Report
+from netaug_fx.passes.running import seldom_collected
 from netaug_fx.passes.untouched import untouched
 from netaug_fx.supernet import control, is_supernet
 
@@ -46,6 +47,7 @@ class _Pair:
     counts: list[MacCount] = field(default_factory=list)
 
 
+@seldom_collected()
 def verify(
     tiny: nn.Module,
     model: nn.Module,
