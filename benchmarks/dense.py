@@ -77,7 +77,7 @@ def _of_rewritten_forward(base: type[nn.Module], state: ModuleState) -> type[nn.
     """A class whose forward holds no widths of the target's, where the original's does."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return state.forward(self.training)(self, *args, **kwargs)
+        return state.forwards[self.training].function(self, *args, **kwargs)
 
     return type(base.__name__, (base,), {"forward": forward})
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from netaug_fx.passes.layout import Layout, Widths, select, storage_order
+from netaug_fx.passes.layout import Layout, Selection, Widths, select, storage_order
 
 PARAMETER, BUFFER, STATISTIC, MUTATED, SHARED = "parameter", "buffer", "statistic", "mutated", "shared"
 
@@ -33,19 +33,23 @@ class ElasticTensor:
     contracted: tuple[int, ...]
 
 
-def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: Widths, widest: Widths) -> Tensor:
-    """The tensor at ``widths``, made of the original and the active part of its extra blocks.
+def selections(tensor: ElasticTensor, widths: Widths, widest: Widths) -> dict[int, Selection]:
+    """What of each of a tensor's ``dims`` is active at ``widths``."""
+    return {dim: select(tensor.layouts[dim], widths, widest) for dim in tensor.dims}
+
+
+def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, selected: Mapping[int, Selection]) -> Tensor:
+    """The tensor at some widths, made of the original and the active part of its extra blocks.
 
     Every block takes part, with a slice of no elements where nothing of it is active, so that all parameters have a
     gradient after every augmented pass.
     """
-    selections = {dim: select(tensor.layouts[dim], widths, widest) for dim in tensor.dims}
     result = base
     for position in range(len(tensor.dims) - 1, -1, -1):
         dim = tensor.dims[position]
-        block = _take(extras[position], dim, selections[dim].extras, selections[dim].count)
+        block = _take(extras[position], dim, selected[dim].extras, selected[dim].count)
         for later in tensor.dims[position + 1 :]:
-            chosen, count, original = selections[later].extras, selections[later].count, base.shape[later]
+            chosen, count, original = selected[later].extras, selected[later].count, base.shape[later]
             if chosen is None:
                 block = block.narrow(later, 0, original + count)
             else:
@@ -54,7 +58,7 @@ def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, widths: 
                 )
         result = torch.cat([result, block], dim)
     for dim in tensor.dims:
-        order = selections[dim].order
+        order = selected[dim].order
         if order is not None:
             result = result.index_select(dim, order.to(result.device))
     return result

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble
+from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble, selections
 from netaug_fx.errors import BranchError, InputError
 from netaug_fx.guards import expect
-from netaug_fx.passes.layout import Layout, Widths, positions, shape, size
+from netaug_fx.passes.layout import Layout, Selection, Widths, positions, shape, size
 
 STATE = "_netaug"
 _MARK = "_netaug_elastic"
@@ -57,6 +57,8 @@ class Active:
         statistics: Norm statistics to use in augmented mode, by buffer name; None for batch statistics. A missing one
             is made on first use, at the active width.
         scratch: What a forward wrote into its buffers in the augmented pass at hand; forgotten after it.
+        selected: By tensor, what is active at the present widths, where it was found before the pass: torch.compile
+            can follow that, but not how it is found.
         assembling: True while a tensor is put together, so that whoever watches operators can look away.
         shapes_only: Give tensors of the right shape without assembling them (for runs on fake tensors).
     """
@@ -66,6 +68,7 @@ class Active:
         self.widest = widest
         self.statistics: dict[str, Tensor] | None = None
         self.scratch: dict[str, Tensor] = {}
+        self.selected: dict[str, dict[int, Selection]] = {}
         self.assembling = False
         self.shapes_only = False
 
@@ -78,10 +81,26 @@ class Active:
 
 @dataclass
 class ForwardSource:
-    """The text of a rewritten forward and the names it uses, kept as text so that it can be pickled."""
+    """The text of a rewritten forward and the names it uses, kept as text so that it can be pickled.
+
+    Attributes:
+        code: The text.
+        names: What it uses beside its arguments.
+        function: The forward, taking the module as ``self``. It is there from the start, since ``torch.compile`` can
+            follow it, but not how it is made.
+    """
 
     code: str
     names: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.function = self._function()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"code": self.code, "names": self.names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @classmethod
     def of(cls, code: str, names: dict[str, Any]) -> ForwardSource:
@@ -97,8 +116,7 @@ class ForwardSource:
             for name in ours
         )
 
-    def compile(self) -> Callable[..., Any]:
-        """The function, taking the module as ``self``."""
+    def _function(self) -> Callable[..., Any]:
         names: dict[str, Any] = {
             k: importlib.import_module(v.name) if isinstance(v, _ByName) else v for k, v in self.names.items()
         }
@@ -125,12 +143,6 @@ class ModuleState:
     constants: Mapping[str, Any] = field(default_factory=dict)  # attributes whose values the rewritten forwards hold
     own_forward: Callable[..., Any] | None = None  # where the instance chose its forward (``self.forward = ...``)
 
-    def __post_init__(self) -> None:
-        self._compiled: dict[bool, Callable[..., Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": {}}
-
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleState:
         # all but the active widths is immutable, and shared
         active, own = copy.deepcopy(self.active, memo), copy.deepcopy(self.own_forward, memo)
@@ -139,12 +151,6 @@ class ModuleState:
     def size(self, index: int) -> int:
         """The size that a rewritten forward asks for, at the active widths."""
         return size(self.sizes[index], self.active.widths)
-
-    def forward(self, training: bool) -> Callable[..., Any]:
-        """The rewritten forward for a training mode."""
-        if training not in self._compiled:
-            self._compiled[training] = self.forwards[training].compile()
-        return self._compiled[training]
 
 
 # -- values at the active widths -------------------------------------------------------------------
@@ -172,7 +178,10 @@ def _current(module: nn.Module, name: str) -> Any:
             result = base.new_empty(shape(tensor.layouts, active.widths))
         elif tensor.dims:
             blocks = [registered[extra] for extra in tensor.extras]
-            result = assemble(base, blocks, tensor, active.widths, active.widest)
+            selected = active.selected.get(tensor.full_name)
+            if selected is None:
+                selected = selections(tensor, active.widths, active.widest)
+            result = assemble(base, blocks, tensor, selected)
         else:
             result = base.clone()
         if written and result.is_inference():
@@ -301,7 +310,7 @@ def _make_class(
             try:
                 for name, value in state.constants.items():
                     expect(self.__dict__.get(name), value, f"attribute {name!r}")
-                return state.forward(self.training)(self, *args, **kwargs)
+                return state.forwards[self.training].function(self, *args, **kwargs)
             except BranchError as error:
                 raise error.within(state.path, type(self).__name__) from None
 

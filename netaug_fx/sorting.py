@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import STATISTIC, ElasticTensor, assemble, disassemble
+from netaug_fx.assembly import STATISTIC, ElasticTensor, assemble, disassemble, selections
 from netaug_fx.errors import InputError
 from netaug_fx.passes.graph import INNER
 from netaug_fx.passes.layout import Grow, Widths, arrange, coordinates, groups_in, positions, shape
@@ -81,7 +81,7 @@ def _orders(supernet: nn.Module, chosen: set[int], widest: Widths) -> Orders:
 
 def _assembled(module: nn.Module, tensor: ElasticTensor, widest: Widths) -> Tensor:
     blocks = [registered(module, extra) for extra in tensor.extras]
-    return assemble(registered(module, tensor.name), blocks, tensor, widest, widest)
+    return assemble(registered(module, tensor.name), blocks, tensor, selections(tensor, widest, widest))
 
 
 def _reordered(full: Tensor, tensor: ElasticTensor, widest: Widths, orders: Orders) -> Tensor:
@@ -103,7 +103,7 @@ def _permute_(
 ) -> None:
     base = registered(module, tensor.name)
     blocks = [registered(module, extra) for extra in tensor.extras]
-    full = _reordered(assemble(base, blocks, tensor, widest, widest), tensor, widest, orders)
+    full = _reordered(assemble(base, blocks, tensor, selections(tensor, widest, widest)), tensor, widest, orders)
     if optimizer is not None:
         _permute_state_(optimizer, base, blocks, tensor, widest, orders)
     for target, value in _pairs(base, blocks, full, tensor, widest):
@@ -148,7 +148,8 @@ def _permute_state_(
             optimizer.state[member] = state
     for key in per_weight:
         parts = [state[key] for state in states]
-        full = _reordered(assemble(parts[0], parts[1:], tensor, widest, widest), tensor, widest, orders)
+        full = assemble(parts[0], parts[1:], tensor, selections(tensor, widest, widest))
+        full = _reordered(full, tensor, widest, orders)
         for target, value in _pairs(parts[0], parts[1:], full, tensor, widest):
             target.copy_(value)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import ElasticTensor, assemble, disassemble
+from netaug_fx.assembly import ElasticTensor, assemble, disassemble, selections
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import InputError
 from netaug_fx.passes.layout import Widths, shape
@@ -89,7 +89,8 @@ def dense_tensors(supernet: nn.Module) -> dict[int, Tensor]:
         if base is None or not tensor.dims or id(base) in found:
             continue
         blocks = [registered(module, extra).detach() for extra in tensor.extras]
-        value = assemble(base.detach(), blocks, tensor, _widest(module), _widest(module))
+        selected = selections(tensor, _widest(module), _widest(module))
+        value = assemble(base.detach(), blocks, tensor, selected)
         found[id(base)] = nn.Parameter(value, base.requires_grad) if isinstance(base, nn.Parameter) else value
     return found
 

@@ -51,6 +51,7 @@ def step(
     draws: int = 1,
     kinds: Collection[str] | None = None,
     pool: int | None = None,
+    pool_number: int = 0,
     distill: Distillation | None = None,
     project: bool = False,
 ) -> Step:
@@ -72,7 +73,8 @@ def step(
         alpha: Weight of each wider net's loss.
         draws: How many wider nets (the paper found one best).
         kinds: Kinds of groups that are widened, such as ``{"inner"}`` in the paper's second phase.
-        pool: Draw from that many fixed assignments instead of from all.
+        pool: Draw from that many fixed assignments instead of from all; ``torch.compile`` compiles each once.
+        pool_number: Which pool: another one for each number, such as that of the epoch.
         distill: In-place distillation: the widest net passes first and its output teaches the target (sandwich rule,
             Yu and Huang, ICCV 2019); the other ``draws - 1`` nets are drawn. ``loss_fn`` has to return its output.
             With ``kinds``, the widest net is widest in these alone.
@@ -105,7 +107,7 @@ def step(
         raise InputError(f"alpha must be above 0, not {alpha!r}; without wider nets, train the target by itself")
     passes = _Passes(supernet, own, loss_fn, backward or _plain_backward, alpha)
     silent: Callable[[], AbstractContextManager[Any]] = no_sync or getattr(supernet, "no_sync", nullcontext)  # type: ignore[assignment]
-    drawn = [control(own).sample(kinds, pool) for _ in range(draws - (distill is not None))]
+    drawn = [control(own).sample(kinds, pool, pool_number) for _ in range(draws - (distill is not None))]
     surgery = _Surgery(list(own.parameters())) if project else None
     # Where no wider net passes last, or gradients are mended after all passes, nothing else sends them.
     by_hand = _communicating(supernet) if project or not drawn else None

@@ -14,12 +14,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from netaug_fx.assembly import ElasticTensor, selections
 from netaug_fx.attributes import assigns_attributes, kept
 from netaug_fx.elastic import STATE, Active, ModuleState
 from netaug_fx.errors import CheckpointError, InputError
 from netaug_fx.passes.graph import KINDS, Group, Pin
 from netaug_fx.passes.layout import Widths
-from netaug_fx.split import Split, keep_shared_
+from netaug_fx.split import Split, elastic_tensors, keep_shared_
 
 CONTROL = "_netaug_control"
 STATE_KEY = "netaug.draws"
@@ -41,28 +42,34 @@ class Control:
         self.seed = seed
         self.split = split  # of what ``evolve`` made
         self.assigns = False  # whether a forward may assign attributes, which ``augmented`` then takes back
+        self.growing: tuple[ElasticTensor, ...] = ()
         self.in_dense = False
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Control:
         twin = Control(copy.deepcopy(self.active, memo), self.groups, self.pins, self.seed, self.split)
-        twin.assigns = self.assigns
+        twin.assigns, twin.growing = self.assigns, self.growing
         twin.draws, twin.calibrated = self.draws, copy.deepcopy(self.calibrated, memo)
         return twin
 
-    def sample(self, kinds: Collection[str] | None = None, pool: int | None = None) -> dict[str, int]:
+    def sample(
+        self, kinds: Collection[str] | None = None, pool: int | None = None, pool_number: int = 0
+    ) -> dict[str, int]:
         """Draws a width for every group, uniform and independent; kinds not listed keep the target's.
 
-        With ``pool``, one of that many assignments, which depend on ``seed`` alone.
+        With ``pool``, one of that many assignments, which depend on ``seed`` and ``pool_number`` alone.
         """
         if kinds is not None:
             check_kinds(kinds)
-        if pool is not None and (isinstance(pool, bool) or not isinstance(pool, int) or pool < 1):
+        if pool is not None and not (_is_whole(pool) and 1 <= pool < 2**32):
             raise InputError(f"pool must be the number of assignments to draw from, at least 1, not {pool!r}")
+        if not (_is_whole(pool_number) and 0 <= pool_number < 2**31):
+            raise InputError(f"pool_number must be a whole number from 0, such as the epoch's, not {pool_number!r}")
         generator = random.Random(self.seed * 2**64 + self.draws)
         if pool is not None:  # numbers that no draw will reach
-            generator = random.Random(self.seed * 2**64 + 2**63 + generator.randrange(pool))
+            first = self.seed * 2**64 + 2**63 + pool_number * 2**32
+            generator = random.Random(first + generator.randrange(pool))
         self.draws += 1
         drawn = {group.name: generator.choice(group.factors or group.choices) for group in self.groups}
         original = {group.name: group.width for group in self.groups}
@@ -77,6 +84,11 @@ class Control:
                 widths[group.name] = int(drawn[group.name])
         return {group.name: widths[group.name] for group in self.groups}
 
+    def enter(self, widths: Widths) -> None:
+        """Begins a pass at these widths."""
+        self.active.widths, self.active.scratch = widths, {}
+        self.active.selected = {t.full_name: selections(t, widths, self.active.widest) for t in self.growing}
+
     def as_widths(self, widths: Mapping[str, int]) -> Widths:
         """Checks an assignment by group name; groups left out keep the target's width."""
         if not isinstance(widths, Mapping):
@@ -89,6 +101,10 @@ class Control:
             if isinstance(width, bool) or not isinstance(width, int) or not low <= width <= high:
                 raise InputError(f"widths[{name!r}] must be an integer from {low} to {high}, not {width!r}")
         return tuple(widths.get(group.name, group.width) for group in self.groups)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 T = TypeVar("T")
@@ -168,17 +184,20 @@ class Supernet(nn.Module):
         return {group.name: group.choices[-1] for group in control(self).groups}
 
     @_shy_method
-    def sample(self, kinds: Collection[str] | None = None, pool: int | None = None) -> dict[str, int]:
+    def sample(
+        self, kinds: Collection[str] | None = None, pool: int | None = None, pool_number: int = 0
+    ) -> dict[str, int]:
         """Draws an assignment from the supernet's own generator.
 
         Args:
             kinds: Kinds of groups to widen (``{"inner"}``); all by default. The other groups keep the target's width.
             pool: Draw from that many fixed assignments instead of from all.
+            pool_number: Which pool: another one for each number, such as that of the epoch.
 
         Raises:
-            InputError: an unknown kind, or a pool of less than one.
+            InputError: an unknown kind, a pool of less than one, or a number below zero.
         """
-        return control(self).sample(kinds, pool)
+        return control(self).sample(kinds, pool, pool_number)
 
     @_shy_method
     @contextmanager
@@ -206,16 +225,16 @@ class Supernet(nn.Module):
             raise InputError(
                 "augmented() was called within dense(), whose norm statistics would be lost: leave it first"
             )
-        before = active.widths, active.statistics
+        before = active.widths, active.statistics, active.selected
         if self.training:
             own.calibrated.clear()  # the weights they were estimated for are about to change
-        active.widths, active.statistics = chosen, None if self.training else own.calibrated.get(chosen)
-        active.scratch = {}
+        active.statistics = None if self.training else own.calibrated.get(chosen)
+        own.enter(chosen)
         try:
             with kept(self) if own.assigns else nullcontext():
                 yield dict(zip((group.name for group in own.groups), chosen, strict=True))
         finally:
-            active.widths, active.statistics = before
+            active.widths, active.statistics, active.selected = before
             active.scratch = {}
 
     @_shy_method
@@ -235,14 +254,15 @@ class Supernet(nn.Module):
         split_of(self)
         if own.active.widths is not None:
             raise InputError("dense() was called within another pass: leave its context first")
-        own.active.widths, own.active.scratch, own.in_dense = own.active.widest, {}, True
+        own.enter(own.active.widest)
+        own.in_dense = True
         try:
             yield
         finally:
             try:
                 settle_(self)
             finally:
-                own.active.widths, own.active.scratch, own.in_dense = None, {}, False
+                own.active.widths, own.active.scratch, own.active.selected, own.in_dense = None, {}, {}, False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles hold what a dense pass under way has left in buffers."""
@@ -318,6 +338,7 @@ def install(
     state: ModuleState = supernet.__dict__[STATE]
     supernet.__dict__[CONTROL] = Control(state.active, groups, pins, seed, split)
     control(supernet).assigns = assigns_attributes(supernet)
+    control(supernet).growing = tuple(tensor for _, tensor in elastic_tensors(supernet) if tensor.dims)
     supernet.register_state_dict_pre_hook(settle_)  # type: ignore[no-untyped-call]
     supernet.register_state_dict_post_hook(save_draws)  # type: ignore[no-untyped-call]
     supernet.register_load_state_dict_pre_hook(load_draws)  # type: ignore[no-untyped-call]

@@ -103,8 +103,8 @@ def size(layout: Layout, widths: Widths | None) -> int:
         assert widths is not None
         return widths[layout.group]
     if isinstance(layout, Parts):
-        return sum(size(part, widths) for part in layout.parts)
-    return prod(size(factor, widths) for factor in layout.factors)
+        return sum([size(part, widths) for part in layout.parts])
+    return prod([size(factor, widths) for factor in layout.factors])
 
 
 def arrange(layout: Layout, within: Widths, order: Callable[[Grow], Tensor]) -> Tensor:

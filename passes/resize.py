@@ -252,13 +252,9 @@ _forward_classes: dict[tuple[type[nn.Module], str, str], list[type[nn.Module]]] 
 
 
 def _make_forward_class(base: type[nn.Module], evaluation: ForwardSource, training: ForwardSource) -> type[nn.Module]:
-    compiled: dict[bool, Callable[..., Any]] = {}
-
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.training not in compiled:
-            compiled[self.training] = (training if self.training else evaluation).compile()
-        return compiled[self.training](self, *args, **kwargs)
+        return (training if self.training else evaluation).function(self, *args, **kwargs)
 
     def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super(created, self).__reduce_ex__(2)  # type: ignore[assignment]

@@ -122,6 +122,9 @@ def test_kinds_and_pool_reach_the_draws() -> None:
     assert len({tuple(widths.values()) for widths in pooled}) == 3
     twin = netaug_fx.augment(netaug_fx.models.create("digits_net"), ratio=3, seed=1)
     assert {tuple(twin.sample(pool=3).values()) for _ in range(40)} == {tuple(widths.values()) for widths in pooled}
+    others = [netaug_fx.step(supernet, loss, pool=3, pool_number=1).widths[0] for _ in range(20)]
+    assert len({tuple(widths.values()) for widths in others}) == 3
+    assert not any(widths in pooled for widths in others)
 
 
 def test_in_place_distillation_teaches_the_target_with_the_widest_net() -> None:
@@ -242,6 +245,7 @@ def test_steps_work_in_a_copy() -> None:
         ({"draws": 0}, "draws must be an integer of at least 1"),
         ({"alpha": 0.0}, "alpha must be above 0"),
         ({"pool": 0}, "pool must be the number of assignments"),
+        ({"pool": 2, "pool_number": -1}, "pool_number must be a whole number from 0"),
         ({"kinds": "inner"}, "kinds must be a collection"),
         ({"distill": netaug_fx.Distillation()}, "logits of one shape from both nets; the student gives NoneType"),
     ],
