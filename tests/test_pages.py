@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from netaug_fx import cli
 from tests.test_readme import BLOCK
@@ -47,6 +48,18 @@ def test_a_detector_is_augmented_stepped_and_extracted() -> None:
     assert type(names["tiny"]) is type(names["detector"])
     assert len(names["found"]) == 4
     assert all(set(found) == {"boxes", "scores", "labels"} for found in names["found"])
+
+
+def test_a_compiled_supernet_is_trained_on_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that generates no code; what compiling does is tested in ``netaug_fx/test_compile.py``."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net: whole(net, backend="eager", fullgraph=True))
+    limit = torch._dynamo.config.recompile_limit
+    names, _ = run_page("speed")
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
+    torch._dynamo.reset()
+    assert type(names["tiny"]) is type(names["model"])
+    assert names["supernet"].sample(pool=names["POOL"]) in [names["supernet"].sample(pool=4) for _ in range(40)]
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netaug_fx.assembly import PARAMETER, ElasticTensor, assemble, disassemble
+from netaug_fx.assembly import PARAMETER, ElasticTensor, assemble, disassemble, selections
 from netaug_fx.passes.channels import Concat, Fixed, Product, Var, unify
 from netaug_fx.passes.layout import (
     Grid,
@@ -168,4 +168,5 @@ def test_blocks_put_together_are_the_corner_of_the_widest_tensor(case: tuple[Ela
     assert torch.equal(base, corner(full, tensor.layouts, None, widest))
     assert base.numel() + sum(block.numel() for block in blocks) == full.numel(), "each element is stored once"
     for active in (widths, widest):
-        assert torch.equal(assemble(base, blocks, tensor, active, widest), corner(full, tensor.layouts, active, widest))
+        found = assemble(base, blocks, tensor, selections(tensor, active, widest))
+        assert torch.equal(found, corner(full, tensor.layouts, active, widest))
