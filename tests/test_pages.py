@@ -54,9 +54,8 @@ def test_a_compiled_supernet_is_trained_on_a_pool(monkeypatch: pytest.MonkeyPatc
     """With a backend that generates no code; what compiling does is tested in ``netaug_fx/test_compile.py``."""
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda net: whole(net, backend="eager", fullgraph=True))
-    limit = torch._dynamo.config.recompile_limit
-    names, _ = run_page("speed")
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
+    with torch._dynamo.config.patch(recompile_limit=8):  # put back what the page sets
+        names, _ = run_page("speed")
     torch._dynamo.reset()
     assert type(names["tiny"]) is type(names["model"])
     assert names["supernet"].sample(pool=names["POOL"]) in [names["supernet"].sample(pool=4) for _ in range(40)]
