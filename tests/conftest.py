@@ -3,6 +3,7 @@
 ``pytest --hypothesis-profile explore`` draws new examples each time instead of the same ones.
 """
 
+import gc
 import multiprocessing
 import random
 
@@ -13,6 +14,7 @@ from hypothesis import settings
 from tests.netaug_fx.launching import PRELOADED
 
 torch.set_num_threads(1)
+gc.set_threshold(100_000, 20, 20)  # torch alone brings half a million objects that every full collection goes through
 multiprocessing.set_forkserver_preload(PRELOADED)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=1000)

@@ -15,7 +15,7 @@ from netaug_fx.api import compile_model, hand_over
 from netaug_fx.errors import PlanError
 from tests import invariants, random_nets
 
-EXAMPLES_PER_SHARD = 40  # benchmarks/coverage.py --zoo random runs thousands
+EXAMPLES_PER_SHARD = 70  # benchmarks/coverage.py --zoo random runs thousands
 
 
 def assert_invariants(spec: Any) -> bool:

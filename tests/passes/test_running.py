@@ -1,0 +1,35 @@
+"""Running models without leaving a trace in the process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from netaug_fx.passes.running import seldom_collected
+
+
+@pytest.fixture(autouse=True)
+def _thresholds_put_back() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize(
+    ("before", "within"),
+    [
+        ((700, 10, 10), (100_000, 20, 20)),
+        ((200_000, 5, 50), (200_000, 20, 50)),
+        ((0, 10, 10), (0, 10, 10)),  # switched off stays off
+    ],
+)
+def test_garbage_is_collected_more_seldom_and_never_more_often(
+    before: tuple[int, int, int], within: tuple[int, int, int]
+) -> None:
+    gc.set_threshold(*before)
+    with pytest.raises(ValueError, match="broken"), seldom_collected():
+        assert gc.get_threshold() == within
+        raise ValueError("broken")
+    assert gc.get_threshold() == before
