@@ -28,8 +28,15 @@ def _thresholds_put_back() -> Iterator[None]:
 def test_garbage_is_collected_more_seldom_and_never_more_often(
     before: tuple[int, int, int], within: tuple[int, int, int]
 ) -> None:
-    gc.set_threshold(*before)
-    with pytest.raises(ValueError, match="broken"), seldom_collected():
-        assert gc.get_threshold() == within
+    found = []
+
+    @seldom_collected()
+    def breaks() -> None:
+        found.append(gc.get_threshold())
         raise ValueError("broken")
+
+    gc.set_threshold(*before)
+    with pytest.raises(ValueError, match="broken"):
+        breaks()
+    assert found == [within]
     assert gc.get_threshold() == before
