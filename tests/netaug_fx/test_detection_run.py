@@ -101,6 +101,7 @@ def test_the_report_tells_what_was_found(finished: Path) -> None:
 def test_the_page_shows_images_with_boxes_and_needs_no_network(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert page.count('<svg class="boxes"') == 2 * 8  # two arms
+    assert page.count("after its best epoch") == 2
     assert len(re.findall(r'<g class="truth (?:true|missed)">', page)) >= 2 * 8
     assert re.findall(r'<g class="(?:right|wrong)">', page)
     assert "mean average precision" in page
@@ -274,15 +275,31 @@ class Own(nn.Module):
             found.append({"boxes": boxes, "scores": scores[labels], "labels": labels})
         return found
 
+class GivesLists(Own):
+    '''As torchvision's: it answers with the list itself, outside training.'''
+
+    def forward(self, images, targets=None):
+        answer = super().forward(images, targets)
+        return answer if targets is not None else self.found(answer, images.shape[-2:])
+
+    def found(self, predictions, size):
+        return super().detect(predictions, size, score_threshold=0.0, iou_threshold=1.0, limit=100)
+
+    detect = None
+
 def make(num_classes):
     return Own(num_classes)
+
+def make_lists(num_classes):
+    return GivesLists(num_classes)
 """
 
 
-def test_a_detector_of_ones_own_is_trained_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("function", ["make", "make_lists"])
+def test_a_detector_of_ones_own_is_trained_too(function: str, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    settings = {**SMALL, "model.name": f"{file}:make", "optim.epochs": 1}
+    settings = {**SMALL, "model.name": f"{file}:{function}", "optim.epochs": 1}
     folder = run.start(load_config(DetectConfig, None, settings), tmp_path / "run")
     report = json.loads((folder / "report.json").read_text())
     assert report["verification"]["passed"] is True

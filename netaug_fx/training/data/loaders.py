@@ -7,7 +7,7 @@ exactly what the uninterrupted run saw, with any number of worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -17,6 +17,8 @@ from netaug_fx.errors import DataError
 from netaug_fx.training.data.config import DataConfig
 from netaug_fx.training.data.task import Batch, ImageSource, StreamSource, Task
 from netaug_fx.training.data.transforms import normalise
+
+B = TypeVar("B")
 
 
 class EpochOrder(Sampler[list[int]]):
@@ -141,28 +143,38 @@ def make_loaders(
     Raises:
         DataError: there are fewer training images than one batch holds, or they are a stream, which has no pairs.
     """
-    if len(task.train) < config.batch_size:
-        raise DataError(
-            f"data set {task.name}: {len(task.train)} training images do not fill one batch of "
-            f"{config.batch_size}. Lower data.batch_size (--batch-size) or add images."
-        )
+    require_one_batch(task.name, len(task.train), config.batch_size)
     dataset, order = _training_set(task, config, seed, in_pairs)
-    # Generators of their own: a loader would otherwise draw from torch's global one, which dropout uses.
-    train: DataLoader[Batch] = DataLoader(
+    train = loader_of(dataset, config.workers, batch_sampler=order)
+    return train, order, loader_of(_Validation(task), config.workers, batch_size=max(config.batch_size, 256))
+
+
+def require_one_batch(name: str, images: int, batch_size: int) -> None:
+    """Refuses a set that could not be trained on.
+
+    Raises:
+        DataError: there are fewer training images than one batch holds.
+    """
+    if images < batch_size:
+        raise DataError(
+            f"data set {name}: {images} training images do not fill one batch of {batch_size}. "
+            "Lower data.batch_size (--batch-size) or add images."
+        )
+
+
+def loader_of(
+    dataset: Dataset[B], workers: int, *, batch_sampler: EpochOrder | None = None, batch_size: int = 1
+) -> DataLoader[B]:
+    """Loads what a data set puts together by itself for a list of indices: from the sampler, or so many in order."""
+    return DataLoader(
         dataset,
-        batch_sampler=order,
+        batch_sampler=batch_sampler,
+        batch_size=1 if batch_sampler is not None else batch_size,
         collate_fn=_already_collated,
-        num_workers=config.workers,
+        num_workers=workers,
+        # One of its own: a loader would otherwise draw from torch's global generator, which dropout uses.
         generator=torch.Generator(),
     )
-    val: DataLoader[Batch] = DataLoader(
-        _Validation(task),
-        batch_size=max(config.batch_size, 256),
-        collate_fn=_already_collated,
-        num_workers=config.workers,
-        generator=torch.Generator(),
-    )
-    return train, order, val
 
 
 def _training_set(task: Task, config: DataConfig, seed: int, in_pairs: bool) -> tuple[Dataset[Batch], EpochOrder]:

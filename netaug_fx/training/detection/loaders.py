@@ -9,14 +9,11 @@ are defined there, and figures taken at several input resolutions can be compare
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from netaug_fx.errors import DataError
 from netaug_fx.training.data.counters import key_of
-from netaug_fx.training.data.loaders import EpochOrder
+from netaug_fx.training.data.loaders import EpochOrder, loader_of, require_one_batch
 from netaug_fx.training.detection.changes import squared
 from netaug_fx.training.detection.data_config import DetectionDataConfig
 from netaug_fx.training.detection.detection_task import DetectionBatch, DetectionTask
@@ -76,29 +73,7 @@ def make_loaders(
     Raises:
         DataError: there are fewer training images than one batch holds.
     """
-    if len(task.train) < config.batch_size:
-        raise DataError(
-            f"data set {task.name}: {len(task.train)} training images do not fill one batch of "
-            f"{config.batch_size}. Lower data.batch_size (--batch-size) or add images."
-        )
+    require_one_batch(task.name, len(task.train), config.batch_size)
     order = EpochOrder(len(task.train), config.batch_size, seed)
-    # Generators of their own: a loader would otherwise draw from torch's global one, which dropout uses.
-    train: DataLoader[DetectionBatch] = DataLoader(
-        _Training(task, order),
-        batch_sampler=order,
-        collate_fn=_already_collated,
-        num_workers=config.workers,
-        generator=torch.Generator(),
-    )
-    val: DataLoader[DetectionBatch] = DataLoader(
-        _Validation(task),
-        batch_size=max(config.batch_size, 32),
-        collate_fn=_already_collated,
-        num_workers=config.workers,
-        generator=torch.Generator(),
-    )
-    return train, order, val
-
-
-def _already_collated(batch: Any) -> Any:
-    return batch
+    train = loader_of(_Training(task, order), config.workers, batch_sampler=order)
+    return train, order, loader_of(_Validation(task), config.workers, batch_size=max(config.batch_size, 32))
