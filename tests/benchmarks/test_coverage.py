@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks import coverage
 from benchmarks.coverage_check import check_net, smaller_inputs
 from benchmarks.coverage_table import NOT_ASKED, NOT_PROVEN, is_wrong, summary
-from benchmarks.zoos import Net
+from benchmarks.zoos import Net, random_nets
 from netaug_fx.assembly import assemble
 from netaug_fx.passes.rules import RULES
 from netaug_fx.supernet import Control
@@ -80,6 +80,12 @@ def test_gradients_that_never_come_are_found(monkeypatch: pytest.MonkeyPatch) ->
     assert "step" in row["checks"]
     assert row["checks"]["step"] != "ok"
     assert is_wrong(row)
+
+
+def test_an_extra_channel_that_a_rectifier_silences_is_no_fault() -> None:
+    row = check_net(random_nets.net("02583"))
+    assert row["groups"] == 1
+    assert row["counted"], row["checks"]
 
 
 def test_widths_that_stay_behind_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
