@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.coverage_check import count, exported
+from netaug_fx.passes.running import SELDOM
 
 torch.set_num_threads(1)
 # torch.fx draws progress bars. A thread of theirs may hold their lock while a process is forked, which then waits for
@@ -27,4 +28,4 @@ with tempfile.TemporaryDirectory() as _folder:
     exported(_NET, _INPUTS, Path(_folder) / "warm.onnx")
 # Half of the time would go into collections that find nothing.
 gc.freeze()
-gc.set_threshold(100_000, 20, 20)
+gc.set_threshold(*SELDOM)

@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = {cell.name for cell in detectors(options)}
     rows = [row for name, row in rows_of.read(options.out).items() if name in wanted]
     if not rows:
-        raise SystemExit(f"{options.out} has no rows of these settings; leave --table away to run them")
+        raise SystemExit(f"{options.out} has no rows of these settings; leave --table out to run them")
     print(table(rows, options))
     draw(rows, options, options.out.with_suffix(".svg"))
 

@@ -27,7 +27,7 @@ import netaug_fx
 from benchmarks import overhead_passes as passes
 from benchmarks.overhead_nets import make_net, net_names
 from benchmarks.slicing import SlicedNet
-from benchmarks.timing import Timing, ratio, rounds, series, timed
+from benchmarks.timing import Timing, cell, ratio, rounds, series, timed
 from netaug_fx.atomic import write_text
 from netaug_fx.example_inputs import resolve_inputs
 from netaug_fx.passes.infer import infer
@@ -91,7 +91,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--out", type=Path, default=RESULTS, metavar="FILE", help="JSON; benchmarks/results/overhead.json")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: there is no CUDA device; leave it away")
+        parser.error("argument --device: there is no CUDA device; leave it out")
     return options
 
 
@@ -188,7 +188,10 @@ def _dependency_graph(model: nn.Module, example: Tensor) -> None:
 
 def compared(model: nn.Module, supernet: Any, x: Tensor, repetitions: int, draws: int) -> dict[str, Any]:
     """Ratios of passes and steps at one batch size; all rounds of all draws together."""
-    synchronized = (lambda call: call) if x.device.type == "cpu" else _synchronized
+
+    def synchronized(call: passes.Call) -> passes.Call:
+        return passes.synchronized(call, x.device)
+
     target = {"target": passes.plain_step(supernet, x), "plain": passes.plain_step(model, x)}
     found = rounds({name: synchronized(call) for name, call in target.items()}, repetitions)
     together: dict[str, list[Timing]] = {}
@@ -211,14 +214,6 @@ def compared(model: nn.Module, supernet: Any, x: Tensor, repetitions: int, draws
         "slicing": ratio(together, "step", "slicing"),
         "seconds": {name: [t.wall for t in times] for name, times in {**found, **together}.items()},
     }
-
-
-def _synchronized(call: passes.Call) -> passes.Call:
-    def waiting() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return waiting
 
 
 # -- what is written -------------------------------------------------------------------------------------------------
@@ -308,8 +303,7 @@ def _table_of_compiler(result: dict[str, Any]) -> str:
 
 
 def _cell(figures: dict[str, Any]) -> str:
-    between = f"{figures['lower_quartile']:.2f} - {figures['upper_quartile']:.2f}"
-    return f"{figures['median']:.2f} ({between}); {figures['cpu_median']:.2f}"
+    return f"{cell(figures)}; {figures['cpu_median']:.2f}"
 
 
 if __name__ == "__main__":

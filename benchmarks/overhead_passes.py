@@ -26,6 +26,18 @@ def loss_of(net: nn.Module, x: Tensor) -> Tensor:
     return net(x).square().mean()  # type: ignore[no-any-return]
 
 
+def synchronized(call: Call, device: torch.device) -> Call:
+    """The call, and waiting for what it started on a GPU."""
+    if device.type != "cuda":
+        return call
+
+    def waiting() -> None:
+        call()
+        torch.cuda.synchronize(device)
+
+    return waiting
+
+
 def plain_step(model: nn.Module, x: Tensor) -> Call:
     """Forward, backward and step of a net: of a plain one, or of a supernet in target mode."""
     optimizer = optimizer_of(model.train().parameters())

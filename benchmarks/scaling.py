@@ -10,8 +10,6 @@ width through the larger half of the points, where fixed costs are outgrown. Fro
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -21,10 +19,10 @@ import numpy as np
 import torch
 
 import netaug_fx
+from benchmarks import stored
 from benchmarks.memory import peak_bytes
 from benchmarks.overhead_passes import loss_of, netaug_step
 from benchmarks.timing import timed
-from netaug_fx.atomic import write_text
 from netaug_fx.models import ResNetCifar
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
@@ -42,8 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS), help="at depth 20, width 1")
     p.add_argument("--batch-size", type=int, default=2, help="images in a step (default: 2)")
     p.add_argument("--repetitions", type=int, default=3, help="timed calls, of which the median counts (default: 3)")
-    p.add_argument("--table", action="store_true", help="run nothing, print what is stored")
-    p.add_argument("--out", type=Path, default=RESULTS, help="the JSON file")
+    stored.add_arguments(p, RESULTS)
     return p
 
 
@@ -94,7 +91,7 @@ def exponent(rows: Sequence[dict[str, float]], sweep: str, figure: str) -> float
 def table(result: dict[str, Any]) -> str:
     """A Markdown table for each sweep, with the exponents in the last row."""
     parts = []
-    for sweep, rows in result["sweeps"].items():
+    for sweep, rows in result["rows"].items():
         lines = [f"| {sweep} | parameters | {' | '.join(FIGURES.values())} |", "|" + "---|" * (2 + len(FIGURES))]
         for row in rows:
             cells = [f"{row['augment_s']:.2f}", f"{row['step_s']:.3f}", f"{row['held'] / 1e6:.2f}M"]
@@ -105,24 +102,22 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def sweeps(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """The rows of each sweep."""
+    torch.set_num_threads(1)
+    measure({"depth": 8, "width": 1, "ratio": 2.0}, 2, 1)  # the first call of a process loads parts of torch
+    found: dict[str, list[dict[str, float]]] = {}
+    for sweep, wanted in points(options).items():
+        for point in wanted:
+            print(f"{sweep} {point[sweep]:g}", flush=True)
+            found.setdefault(sweep, []).append(measure(point, options.batch_size, options.repetitions))
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes JSON and prints the tables."""
     options = parser().parse_args(argv)
-    if not options.table:
-        torch.set_num_threads(1)
-        measure({"depth": 8, "width": 1, "ratio": 2.0}, 2, 1)  # the first call of a process loads parts of torch
-        sweeps: dict[str, list[dict[str, float]]] = {}
-        for sweep, wanted in points(options).items():
-            for point in wanted:
-                print(f"{sweep} {point[sweep]:g}", flush=True)
-                sweeps.setdefault(sweep, []).append(measure(point, options.batch_size, options.repetitions))
-        settings = {"batch_size": options.batch_size, "repetitions": options.repetitions}
-        result = {"torch": importlib.metadata.version("torch"), "settings": settings, "sweeps": sweeps}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
-    if not options.out.exists():
-        raise SystemExit(f"{options.out} is not there; leave --table away to make it")
-    print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+    stored.measured(options, lambda: sweeps(options), table)
 
 
 if __name__ == "__main__":

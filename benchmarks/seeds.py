@@ -97,7 +97,7 @@ def main(
     known = rows_of.read(options.out)
     rows = [known[name_of(config)] for config in configs if name_of(config) in known]
     if not rows:
-        raise SystemExit(f"{options.out} has no rows of these settings; leave --table away to run them")
+        raise SystemExit(f"{options.out} has no rows of these settings; leave --table out to run them")
     print(table(rows) + of_other_code(rows))
     draw(rows, options.out.with_suffix(".svg"))
 

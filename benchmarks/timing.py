@@ -61,3 +61,8 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median, least, and quartiles."""
     lower, _, upper = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": median(values), "min": min(values), "lower_quartile": lower, "upper_quartile": upper}
+
+
+def cell(figures: Mapping[str, float]) -> str:
+    """Median and quartiles, for a table."""
+    return f"{figures['median']:.2f} ({figures['lower_quartile']:.2f} - {figures['upper_quartile']:.2f})"

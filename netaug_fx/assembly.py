@@ -33,35 +33,46 @@ class ElasticTensor:
     contracted: tuple[int, ...]
 
 
-def selections(tensor: ElasticTensor, widths: Widths, widest: Widths) -> dict[int, Selection]:
-    """What of each of a tensor's ``dims`` is active at ``widths``."""
-    return {dim: select(tensor.layouts[dim], widths, widest) for dim in tensor.dims}
+def selections(tensor: ElasticTensor, widths: Widths, widest: Widths, device: torch.device) -> dict[int, Selection]:
+    """What of each of a tensor's ``dims`` is active at ``widths``; index tensors are on ``device``."""
+    return {dim: select(tensor.layouts[dim], widths, widest, device) for dim in tensor.dims}
 
 
 def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, selected: Mapping[int, Selection]) -> Tensor:
     """The tensor at some widths, made of the original and the active part of its extra blocks.
 
     Every block takes part, with a slice of no elements where nothing of it is active, so that all parameters have a
-    gradient after every augmented pass.
+    gradient after every augmented pass. The result has the memory format of the original.
     """
     result = base
     for position in range(len(tensor.dims) - 1, -1, -1):
         dim = tensor.dims[position]
         block = _take(extras[position], dim, selected[dim].extras, selected[dim].count)
         for later in tensor.dims[position + 1 :]:
-            chosen, count, original = selected[later].extras, selected[later].count, base.shape[later]
-            if chosen is None:
-                block = block.narrow(later, 0, original + count)
-            else:
-                block = block.index_select(
-                    later, torch.cat([torch.arange(original), chosen + original]).to(block.device)
-                )
+            block = _take(block, later, selected[later].stored, base.shape[later] + selected[later].count)
         result = torch.cat([result, block], dim)
     for dim in tensor.dims:
         order = selected[dim].order
         if order is not None:
             result = result.index_select(dim, order.to(result.device))
-    return result
+    return _formatted_like(base, result)
+
+
+def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
+    if chosen is None:
+        return block.narrow(dim, 0, count)
+    return block.index_select(dim, chosen.to(block.device))
+
+
+def _formatted_like(base: Tensor, result: Tensor) -> Tensor:
+    """A slice without elements, or an index, takes away the format that fast kernels want."""
+    if base.is_contiguous():
+        return result
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    wanted = formats.get(base.dim())
+    if wanted is None or not base.is_contiguous(memory_format=wanted):
+        return result
+    return result.contiguous(memory_format=wanted)
 
 
 def disassemble(
@@ -76,9 +87,3 @@ def disassemble(
         blocks.append(full.narrow(dim, base_shape[dim], full.shape[dim] - base_shape[dim]))
         full = full.narrow(dim, 0, base_shape[dim])
     return full, blocks
-
-
-def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
-    if chosen is None:
-        return block.narrow(dim, 0, count)
-    return block.index_select(dim, chosen.to(block.device))

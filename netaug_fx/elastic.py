@@ -100,7 +100,8 @@ class ForwardSource:
         return {"code": self.code, "names": self.names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.code, self.names = state["code"], state["names"]
+        self.__post_init__()
 
     @classmethod
     def of(cls, code: str, names: dict[str, Any]) -> ForwardSource:
@@ -180,7 +181,7 @@ def _current(module: nn.Module, name: str) -> Any:
             blocks = [registered[extra] for extra in tensor.extras]
             selected = active.selected.get(tensor.full_name)
             if selected is None:
-                selected = selections(tensor, active.widths, active.widest)
+                selected = selections(tensor, active.widths, active.widest, base.device)
             result = assemble(base, blocks, tensor, selected)
         else:
             result = base.clone()

@@ -81,7 +81,8 @@ def _orders(supernet: nn.Module, chosen: set[int], widest: Widths) -> Orders:
 
 def _assembled(module: nn.Module, tensor: ElasticTensor, widest: Widths) -> Tensor:
     blocks = [registered(module, extra) for extra in tensor.extras]
-    return assemble(registered(module, tensor.name), blocks, tensor, selections(tensor, widest, widest))
+    base = registered(module, tensor.name)
+    return assemble(base, blocks, tensor, selections(tensor, widest, widest, base.device))
 
 
 def _reordered(full: Tensor, tensor: ElasticTensor, widest: Widths, orders: Orders) -> Tensor:
@@ -103,7 +104,8 @@ def _permute_(
 ) -> None:
     base = registered(module, tensor.name)
     blocks = [registered(module, extra) for extra in tensor.extras]
-    full = _reordered(assemble(base, blocks, tensor, selections(tensor, widest, widest)), tensor, widest, orders)
+    full = assemble(base, blocks, tensor, selections(tensor, widest, widest, base.device))
+    full = _reordered(full, tensor, widest, orders)
     if optimizer is not None:
         _permute_state_(optimizer, base, blocks, tensor, widest, orders)
     for target, value in _pairs(base, blocks, full, tensor, widest):
@@ -148,7 +150,7 @@ def _permute_state_(
             optimizer.state[member] = state
     for key in per_weight:
         parts = [state[key] for state in states]
-        full = assemble(parts[0], parts[1:], tensor, selections(tensor, widest, widest))
+        full = assemble(parts[0], parts[1:], tensor, selections(tensor, widest, widest, base.device))
         full = _reordered(full, tensor, widest, orders)
         for target, value in _pairs(parts[0], parts[1:], full, tensor, widest):
             target.copy_(value)

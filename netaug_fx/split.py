@@ -89,7 +89,7 @@ def dense_tensors(supernet: nn.Module) -> dict[int, Tensor]:
         if base is None or not tensor.dims or id(base) in found:
             continue
         blocks = [registered(module, extra).detach() for extra in tensor.extras]
-        selected = selections(tensor, _widest(module), _widest(module))
+        selected = selections(tensor, _widest(module), _widest(module), base.device)
         value = assemble(base.detach(), blocks, tensor, selected)
         found[id(base)] = nn.Parameter(value, base.requires_grad) if isinstance(base, nn.Parameter) else value
     return found

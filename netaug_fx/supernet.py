@@ -29,8 +29,8 @@ STATE_KEY = "netaug.draws"
 class Control:
     """The groups of a supernet and the generator of its widths; one plain object on the root.
 
-    Draw number k depends on ``seed`` and k alone, so a resumed run repeats the uninterrupted one, and ranks agree
-    without talking. Both numbers travel in the state_dict.
+    Draw number k depends on ``seed`` and k alone (and on the pool asked for, if one is), so a resumed run repeats the
+    uninterrupted one, and ranks agree without talking. Both numbers travel in the state_dict.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Control:
         self.seed = seed
         self.split = split  # of what ``evolve`` made
         self.assigns = False  # whether a forward may assign attributes, which ``augmented`` then takes back
-        self.growing: tuple[ElasticTensor, ...] = ()
+        self.growing: tuple[ElasticTensor, ...] = ()  # what is put together in passes of wider nets
         self.in_dense = False
         self.draws = 0
         self.calibrated: dict[Widths, dict[str, Tensor]] = {}
@@ -84,10 +84,20 @@ class Control:
                 widths[group.name] = int(drawn[group.name])
         return {group.name: widths[group.name] for group in self.groups}
 
-    def enter(self, widths: Widths) -> None:
-        """Begins a pass at these widths."""
-        self.active.widths, self.active.scratch = widths, {}
-        self.active.selected = {t.full_name: selections(t, widths, self.active.widest) for t in self.growing}
+    @contextmanager
+    def at(self, widths: Widths, statistics: dict[str, Tensor] | None, device: torch.device) -> Iterator[None]:
+        """A pass at these widths and norm statistics; at its end everything is as it was."""
+        active = self.active
+        # torch.compile can follow what is found here, but not how
+        selected = {t.full_name: selections(t, widths, active.widest, device) for t in self.growing}
+        before = active.widths, active.statistics, active.selected
+        active.widths, active.statistics, active.selected = widths, statistics, selected
+        active.scratch = {}
+        try:
+            yield
+        finally:
+            active.widths, active.statistics, active.selected = before
+            active.scratch = {}
 
     def as_widths(self, widths: Mapping[str, int]) -> Widths:
         """Checks an assignment by group name; groups left out keep the target's width."""
@@ -220,22 +230,15 @@ class Supernet(nn.Module):
         """
         own = control(self)
         chosen = own.as_widths(own.sample() if widths is None else widths)
-        active = own.active
-        if own.split is not None and active.widths is not None:
+        if own.split is not None and own.active.widths is not None:
             raise InputError(
                 "augmented() was called within dense(), whose norm statistics would be lost: leave it first"
             )
-        before = active.widths, active.statistics, active.selected
         if self.training:
             own.calibrated.clear()  # the weights they were estimated for are about to change
-        active.statistics = None if self.training else own.calibrated.get(chosen)
-        own.enter(chosen)
-        try:
-            with kept(self) if own.assigns else nullcontext():
-                yield dict(zip((group.name for group in own.groups), chosen, strict=True))
-        finally:
-            active.widths, active.statistics, active.selected = before
-            active.scratch = {}
+        statistics = None if self.training else own.calibrated.get(chosen)
+        with own.at(chosen, statistics, _device(self)), kept(self) if own.assigns else nullcontext():
+            yield dict(zip((group.name for group in own.groups), chosen, strict=True))
 
     @_shy_method
     @contextmanager
@@ -254,15 +257,15 @@ class Supernet(nn.Module):
         split_of(self)
         if own.active.widths is not None:
             raise InputError("dense() was called within another pass: leave its context first")
-        own.enter(own.active.widest)
-        own.in_dense = True
-        try:
-            yield
-        finally:
+        with own.at(own.active.widest, None, _device(self)):
+            own.in_dense = True
             try:
-                settle_(self)
+                yield
             finally:
-                own.active.widths, own.active.scratch, own.active.selected, own.in_dense = None, {}, {}, False
+                try:
+                    settle_(self)
+                finally:
+                    own.in_dense = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles hold what a dense pass under way has left in buffers."""
@@ -276,6 +279,10 @@ class Supernet(nn.Module):
         state: dict[str, Any] = self.state_dict()
         extras = set(extra_names(self))
         return {key: value for key, value in state.items() if key != STATE_KEY and key not in extras}
+
+
+def _device(supernet: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in supernet.parameters()), torch.device("cpu"))
 
 
 def control(supernet: Any) -> Control:

@@ -50,6 +50,7 @@ class Grid:
 Layout = Size | Grow | Parts | Grid
 Widths = tuple[int, ...]
 """The width of every group, by its number."""
+_CPU = torch.device("cpu")
 
 
 def layout_of(t: Type, numbers: Mapping[Var, int], base: Widths | None = None) -> Layout:
@@ -102,7 +103,7 @@ def size(layout: Layout, widths: Widths | None) -> int:
     if isinstance(layout, Grow):
         assert widths is not None
         return widths[layout.group]
-    if isinstance(layout, Parts):
+    if isinstance(layout, Parts):  # lists: torch.compile, which follows this, takes no generators here
         return sum([size(part, widths) for part in layout.parts])
     return prod([size(factor, widths) for factor in layout.factors])
 
@@ -166,36 +167,48 @@ class Selection:
     Attributes:
         extras: Numbers of the active extras, ascending; None when they are the first ``count``.
         count: Number of active extras.
+        stored: Numbers of the active elements among all stored ones; None when they are the first ones.
         order: For each position of the active dimension, the number of its element among the original's and the
             active extras; None when it is the identity.
     """
 
     extras: Tensor | None
     count: int
+    stored: Tensor | None
     order: Tensor | None
 
 
 @lru_cache(maxsize=65536)
-def select(layout: Layout, widths: Widths, widest: Widths) -> Selection:
-    """The stored elements of a dimension that are active at ``widths``."""
+def select(layout: Layout, widths: Widths, widest: Widths, device: torch.device = _CPU) -> Selection:
+    """The stored elements of a dimension that are active at ``widths``; index tensors are on ``device``."""
     total = size(layout, widest)
     if isinstance(layout, Grow):
-        return Selection(None, widths[layout.group] - layout.size, None)
-    base = positions(layout, None, widest)
-    stored = torch.full((total,), -1, dtype=torch.int64)
-    stored[base] = torch.arange(len(base))
-    is_extra = stored < 0
-    stored[is_extra] = torch.arange(len(base), total)
-    active = stored[positions(layout, widths, widest)]
-    extras = active[active >= len(base)].sort().values
-    compact = torch.full((total,), -1, dtype=torch.int64)
-    compact[: len(base)] = torch.arange(len(base))
-    compact[extras] = torch.arange(len(base), len(base) + len(extras))
-    order = compact[active]
-    identity = bool((order == torch.arange(len(order))).all())
-    numbers = extras - len(base)
-    first = bool((numbers == torch.arange(len(numbers))).all())
-    return Selection(None if first else numbers, len(numbers), None if identity else order)
+        return Selection(None, widths[layout.group] - layout.size, None, None)
+    with torch.inference_mode(False):  # what is found once serves passes with gradients, too
+        base = positions(layout, None, widest)
+        stored = torch.full((total,), -1, dtype=torch.int64)
+        stored[base] = torch.arange(len(base))
+        is_extra = stored < 0
+        stored[is_extra] = torch.arange(len(base), total)
+        active = stored[positions(layout, widths, widest)]
+        extras = active[active >= len(base)].sort().values
+        compact = torch.full((total,), -1, dtype=torch.int64)
+        compact[: len(base)] = torch.arange(len(base))
+        compact[extras] = torch.arange(len(base), len(base) + len(extras))
+        order = compact[active]
+        numbers = extras - len(base)
+        both = torch.cat([torch.arange(len(base)), extras])
+        return Selection(
+            None if _counts_up(numbers) else numbers.to(device),
+            len(numbers),
+            None if _counts_up(numbers) else both.to(device),
+            None if _counts_up(order) else order.to(device),
+        )
+
+
+def _counts_up(numbers: Tensor) -> bool:
+    """Whether they are 0, 1, 2, and so on."""
+    return bool((numbers == torch.arange(len(numbers))).all())
 
 
 def storage_order(layout: Layout, widest: Widths) -> Tensor:

@@ -1,7 +1,7 @@
 """Look at a model without leaving a trace: modes, buffers, attributes and random-number states come back.
 
-In: models. Out: a block in which they are in eval mode, record no gradients and do not take attention's fused fast
-path, which tracers, exporters and counters cannot see through.
+In: models. Out: a block in which they are in eval mode and in their own precision, record no gradients, and do not take
+attention's fused fast path, which tracers, exporters and counters cannot see through.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from netaug_fx.passes.running import without_autocast
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=_cuda_devices(*models)), torch.no_grad():
+        with torch.random.fork_rng(devices=_cuda_devices(*models)), torch.no_grad(), without_autocast():
             torch.backends.mha.set_fastpath_enabled(False)
             for model in models:
                 model.eval()

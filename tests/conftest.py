@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from netaug_fx.passes.running import SELDOM
 from tests.netaug_fx.launching import PRELOADED
 
 torch.set_num_threads(1)
-gc.set_threshold(100_000, 20, 20)  # torch alone brings half a million objects that every full collection goes through
+gc.set_threshold(*SELDOM)
 multiprocessing.set_forkserver_preload(PRELOADED)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=1000)

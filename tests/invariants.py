@@ -102,17 +102,21 @@ def assert_extract_restores(supernet: nn.Module, model: nn.Module, inputs: Input
 
 
 def _learns_awake(supernet: nn.Module, inputs: Inputs) -> bool:
-    """Whether some extra block has a gradient once no rectifier is silent: of one extra channel, it may well be."""
-    net = copy_model(supernet)
-    twins = [registered(module, extra) for module, tensor in elastic_tensors(net) for extra in tensor.extras]
+    """Whether some extra block has a gradient once no rectifier silences it: a channel or two may well be silent."""
+    if any(group.choices[-1] - group.width > 2 for group in control(supernet).groups):
+        return False
+    net, generator = copy_model(supernet), torch.Generator().manual_seed(1)
+    blocks = [registered(module, extra) for module, tensor in elastic_tensors(net) for extra in tensor.extras]
     with torch.no_grad():
-        for block in twins:
-            if block.is_floating_point():
-                block.copy_(torch.rand(block.shape) * 0.1) if block.dim() > 1 else block.fill_(1.0)
+        for block in blocks:
+            if block.dim() > 1:
+                block.copy_(torch.rand(block.shape, generator=generator) * 0.1)
+            else:
+                block.fill_(1)
     net.zero_grad()
     with Supernet.augmented(net, widest(net)):
         loss(run(net, inputs)).backward()
-    return any(block.grad is not None and bool(block.grad.any()) for block in twins)
+    return any(block.grad is not None and bool(block.grad.any()) for block in blocks)
 
 
 def widest(supernet: nn.Module) -> dict[str, int]:

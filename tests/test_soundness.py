@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import netaug_fx
 from netaug_fx.errors import BranchError, InputError
+from netaug_fx.models import digits_net
 from netaug_fx.supernet import Supernet, control
 from tests import invariants
 
@@ -136,6 +137,7 @@ class FillsWithNan(Base):
         return self.head(torch.nan_to_num(x.masked_fill(x < 0, float("nan"))))  # type: ignore[no-any-return]
 
 
+IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 X = torch.randn(2, 3, 8, 8)
 
 
@@ -216,6 +218,17 @@ def test_parts_in_full_precision_stay_so_under_autocast() -> None:
     supernet = augmented(FullPrecision())
     with torch.autocast("cpu", dtype=torch.bfloat16), at_home(supernet):
         assert supernet(X).dtype == torch.float32
+
+
+def test_the_callers_autocast_is_left_for_as_long_as_a_model_is_looked_at() -> None:
+    model = digits_net()
+    expected = netaug_fx.augment(model, example_inputs=IMAGES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = netaug_fx.augment(model, example_inputs=IMAGES)
+        report = netaug_fx.verify(netaug_fx.extract(found), model, IMAGES)
+    assert found.groups == expected.groups
+    assert report.passed, report
+    assert report.macs == netaug_fx.verify(model, model, IMAGES, onnx=False).macs
 
 
 def test_checkpoints_that_ask_for_gradients_work_or_are_refused_at_once() -> None:

@@ -253,7 +253,7 @@ def _explain(error: ValidationError, kind: type[RunConfig], file: Path | None) -
         depth = next((n for n in range(len(location), 0, -1) if ".".join(location[:n]) in known), len(location))
         name = ".".join(location[:depth])
         if problem["type"] == "extra_forbidden" and (flags := _flags_of(name, problem["input"])):
-            yield f"{_run_name(kind)} has no setting {', '.join(flags)}{source}; leave it away"
+            yield f"{_run_name(kind)} has no setting {', '.join(flags)}{source}; leave it out"
             continue
         if problem["type"] == "extra_forbidden":
             hint = " or ".join(_close_names(name, known)) or "one of " + ", ".join(known)

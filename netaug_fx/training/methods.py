@@ -77,7 +77,6 @@ class NetAug(Plain):
             draws=netaug.draws,
             kinds=self.kinds(arm),
             pool=netaug.pool,
-            pool_number=arm.epoch if netaug.redraw_pool else 0,
             distill=netaug_fx.Distillation(distill.weight, distill.temperature) if distill.in_place else None,
             project=distill.project,
         )

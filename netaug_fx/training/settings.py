@@ -47,7 +47,6 @@ class NetAugConfig(Section):
     pool: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Draw from this many fixed assignments of widths; unset: from all."
     )
-    redraw_pool: bool = Field(default=False, description="Another `pool` in each epoch.")
     phase_two: float = Field(
         default=0.5,
         ge=0,

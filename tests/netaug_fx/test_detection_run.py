@@ -101,7 +101,7 @@ def test_the_report_tells_what_was_found(finished: Path) -> None:
 def test_the_page_shows_images_with_boxes_and_needs_no_network(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert page.count('<svg class="boxes"') == 2 * 8  # two arms
-    assert page.count("after its best epoch") == 2
+    assert page.count("after the epoch that was best on these images") == 2
     assert len(re.findall(r'<g class="truth (?:true|missed)">', page)) >= 2 * 8
     assert re.findall(r'<g class="(?:right|wrong)">', page)
     assert "mean average precision" in page

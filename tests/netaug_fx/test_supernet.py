@@ -76,6 +76,19 @@ def test_contexts_nest_and_end_with_exceptions(supernet: Any) -> None:
     assert supernet.widths == base
 
 
+def test_a_pass_that_cannot_begin_leaves_the_target(supernet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    base, before = supernet.widths, evaluated(supernet)
+    with monkeypatch.context() as patch:
+        patch.setattr("netaug_fx.supernet.selections", stopped)
+        with pytest.raises(KeyboardInterrupt), supernet.augmented(supernet.widest):
+            raise AssertionError("the pass began")
+    assert supernet.widths == base
+    assert torch.equal(evaluated(supernet), before)
+
+
 def test_sampling_covers_the_choices_and_keeps_other_kinds(supernet: Any) -> None:
     drawn = [supernet.sample() for _ in range(60)]
     for group in supernet.groups:

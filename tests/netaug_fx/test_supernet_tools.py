@@ -14,8 +14,11 @@ from torch.optim.swa_utils import AveragedModel
 import netaug_fx
 from netaug_fx.errors import InputError
 from netaug_fx.models import digits_net
+from netaug_fx.passes.layout import select
 from netaug_fx.supernet import control
+from tests import invariants
 from tests.netaug_fx.small_nets import Mlp, X, Y, evaluated, train_step
+from tests.wirings import WIRINGS
 
 # -- copies, conversions, tools of PyTorch -----------------------------------------------------------------------------
 
@@ -69,6 +72,32 @@ def test_conversions_take_the_extras_along(model: nn.Module, supernet: Any, conv
     with supernet.augmented(supernet.widest):
         assert evaluated(supernet, x).dtype == dtype
     assert supernet.state_dict()["netaug.draws"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["depthwise", "dense_running_concat"])
+def test_weights_keep_their_memory_format(name: str) -> None:
+    """At the target's widths, wider ones and all: a slice without elements, or an index, would lose it."""
+    wiring = WIRINGS[name]
+    supernet = netaug_fx.augment(wiring.build(), 3, example_inputs=wiring.inputs(2))
+    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolutions = [m for m in supernet.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert convolutions
+    for widths in (*invariants.assignments(supernet), {supernet.groups[0].name: supernet.groups[0].choices[-1]}):
+        with supernet.augmented(widths):
+            for convolution in convolutions:
+                assert convolution.weight.is_contiguous(memory_format=torch.channels_last), widths
+
+
+def test_what_is_found_without_gradients_serves_training() -> None:
+    wiring = WIRINGS["dense_running_concat"]
+    inputs = wiring.inputs(2)
+    supernet = netaug_fx.augment(wiring.build(), 3, example_inputs=inputs)
+    select.cache_clear()
+    with torch.inference_mode(), supernet.augmented(supernet.widest):
+        invariants.run(supernet, inputs)
+    with supernet.augmented(supernet.widest):
+        invariants.loss(invariants.run(supernet, inputs)).backward()
+    assert all(parameter.grad is not None for parameter in supernet.parameters())
 
 
 def test_the_meta_device_takes_all_of_it(supernet: Any) -> None:

@@ -168,5 +168,5 @@ def test_blocks_put_together_are_the_corner_of_the_widest_tensor(case: tuple[Ela
     assert torch.equal(base, corner(full, tensor.layouts, None, widest))
     assert base.numel() + sum(block.numel() for block in blocks) == full.numel(), "each element is stored once"
     for active in (widths, widest):
-        found = assemble(base, blocks, tensor, selections(tensor, active, widest))
+        found = assemble(base, blocks, tensor, selections(tensor, active, widest, base.device))
         assert torch.equal(found, corner(full, tensor.layouts, active, widest))

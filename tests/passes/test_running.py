@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from netaug_fx.passes.running import seldom_collected
+from netaug_fx.passes.running import SELDOM, seldom_collected
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +20,12 @@ def _thresholds_put_back() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("before", "within"),
     [
-        ((700, 10, 10), (100_000, 20, 20)),
+        ((700, 10, 10), SELDOM),
         ((200_000, 5, 50), (200_000, 20, 50)),
         ((0, 10, 10), (0, 10, 10)),  # switched off stays off
     ],
 )
-def test_garbage_is_collected_more_seldom_and_never_more_often(
+def test_garbage_is_collected_less_often_and_never_more_often(
     before: tuple[int, int, int], within: tuple[int, int, int]
 ) -> None:
     found = []
@@ -40,3 +40,14 @@ def test_garbage_is_collected_more_seldom_and_never_more_often(
         breaks()
     assert found == [within]
     assert gc.get_threshold() == before
+
+
+def test_calls_may_overlap() -> None:
+    gc.set_threshold(700, 10, 10)
+    first, second = seldom_collected(), seldom_collected()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() == SELDOM
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == (700, 10, 10)

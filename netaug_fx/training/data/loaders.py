@@ -165,11 +165,18 @@ def require_one_batch(name: str, images: int, batch_size: int) -> None:
 def loader_of(
     dataset: Dataset[B], workers: int, *, batch_sampler: EpochOrder | None = None, batch_size: int = 1
 ) -> DataLoader[B]:
-    """Loads what a data set puts together by itself for a list of indices: from the sampler, or so many in order."""
+    """A loader for a data set that makes a whole batch of a list of indices.
+
+    Args:
+        dataset: Gives the batch for a list of indices.
+        workers: Processes that load; 0 loads in this one.
+        batch_sampler: The indices of each batch; by default all images in order, ``batch_size`` at a time.
+        batch_size: See there.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batch_sampler,
-        batch_size=1 if batch_sampler is not None else batch_size,
+        batch_size=batch_size,
         collate_fn=_already_collated,
         num_workers=workers,
         # One of its own: a loader would otherwise draw from torch's global generator, which dropout uses.
