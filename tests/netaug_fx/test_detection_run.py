@@ -185,7 +185,7 @@ def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.Captu
         ({"optim.mixup": 0.2}, r"optim\.mixup is for classification"),
         ({"data.batch_size": 64}, "do not fill one batch of 64"),
         ({"model.kwargs": {"dropout": 0.1}}, "unexpected keyword argument 'dropout'"),
-        ({"distill.in_place": True}, r"--task detect has no setting 'distill\.in_place' \(--in-place\); leave it away"),
+        ({"distill.in_place": True}, r"--task detect has no setting 'distill\.in_place' \(--in-place\); leave it out"),
     ],
 )
 def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
