@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from benchmarks import accuracy_plan
 from benchmarks import rows as rows_of
 from benchmarks.accuracy_methods import METHODS, TASKS
-from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Request, cells, make_cell, outlook
+from benchmarks.accuracy_plan import FIRST_RATES, FIRST_TUNING_SEED, Cell, Regime, Request, cells, make_cell, outlook
 from benchmarks.accuracy_table import tables
 from benchmarks.processes import Processes, Silent
 from benchmarks.rows import ROOT, Row
@@ -48,8 +48,9 @@ A cell is a task, a method, a learning rate and a seed. Each trains in a process
 of `netaug-fx train`. Rows are added to benchmarks/results/accuracy_TASK.jsonl as cells finish; a run that was stopped
 goes on where it was when it is called again, and cells whose row is of other code or other settings are run anew.
 
-With --lr auto each method is first run at {", ".join(map(str, GRID))}, with seeds from {FIRST_TUNING_SEED} on, and then
-with the reported seeds at its own best.
+With --lr auto each method is first run at {" and ".join(map(str, FIRST_RATES))}, then at half or twice its best rate so
+far until that is better than both its neighbours, with seeds from {FIRST_TUNING_SEED} on; and then with the reported
+seeds at its own best.
 
 Examples:
 
@@ -316,7 +317,7 @@ def main(
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         try:
             for name in request.methods:  # what is wrong with the settings is found before anything runs
-                make_cell(regime, name, "report", (request.rates or GRID)[0], 0, cache=cache)
+                make_cell(regime, name, "report", (request.rates or FIRST_RATES)[0], 0, cache=cache)
         except InputError as error:
             raise typer.BadParameter(str(error)) from None
         failed = run_missing(request, path, jobs=jobs, stamp=versions(), keep_older=keep_older)

@@ -15,8 +15,9 @@ from benchmarks.rows import Row
 from netaug_fx.errors import InputError
 from netaug_fx.training.config import TrainConfig, load_config
 
-GRID = (0.025, 0.05, 0.1, 0.2, 0.4)
-"""Learning rates that are tried for each method."""
+FIRST_RATES = (0.2, 0.4)
+LOWEST_RATE, HIGHEST_RATE = 0.0125, 6.4
+"""Learning rates that are tried for each method: the first two, then on by factors of two while it gets better."""
 
 FIRST_TUNING_SEED = 1000
 """Seeds from here on choose learning rates; the reported ones are below."""
@@ -233,6 +234,27 @@ def best_rate(rows: Sequence[Row]) -> float | None:
     return max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate])) if by_rate else None
 
 
+def rates_to_try(found: Mapping[float, float]) -> list[float]:
+    """The next learning rates: the best one's neighbours, until it is better than both.
+
+    Args:
+        found: Accuracy by rate, of those that were tried.
+    """
+    if not found:
+        return list(FIRST_RATES)
+    best = max(found, key=lambda rate: found[rate])
+    return [rate for rate in (best / 2, 2 * best) if rate not in found and LOWEST_RATE <= rate <= HIGHEST_RATE]
+
+
+def _tuned(rows: Sequence[Row], name: str, seeds: Sequence[int]) -> dict[float, float]:
+    """Mean accuracy of a method by rate, of the rates that all these seeds ran; one that diverged counts as zero."""
+    by_rate: dict[float, dict[int, float]] = {}
+    for row in rows:
+        if row["method"] == name and row["role"] == "tuning" and row["seed"] in seeds:
+            by_rate.setdefault(row["lr"], {})[row["seed"]] = row.get("val_accuracy") or 0.0
+    return {rate: statistics.fmean(own.values()) for rate, own in by_rate.items() if len(own) == len(seeds)}
+
+
 def time_ratio(rows: Sequence[Row], method: str, seed: int) -> float | None:
     """CPU seconds of a step of ``method`` over those of the baseline at one seed, None where one was not measured."""
 
@@ -263,11 +285,11 @@ def cells(request: Request, rows: Sequence[Row]) -> Iterator[Cell]:
         rates = request.rates
         if rates is None:
             tuning = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + request.tuning_seeds)
+            found = _tuned(rows, name, tuning)
+            missing = rates_to_try(found)
             for seed in tuning:
-                yield from _at(request, rows, name, method, "tuning", seed, GRID)
-            tried = [row for row in rows if row["method"] == name and row["role"] == "tuning" and row["seed"] in tuning]
-            best = best_rate(tried) if len(tried) == len(GRID) * len(tuning) else None
-            rates = () if best is None else (best,)
+                yield from _at(request, rows, name, method, "tuning", seed, sorted([*found, *missing]))
+            rates = () if missing else (max(found, key=lambda rate: found[rate]),)
         reported += [(seed, name, method, rate) for seed in range(request.seeds) for rate in rates]
     # Seed by seed, so that a table of few seeds is complete early.
     for seed, name, method, rate in sorted(reported, key=lambda item: item[0]):
@@ -285,7 +307,7 @@ def _at(
 
 def outlook(request: Request) -> dict[str, tuple[int, int]]:
     """For each method, how many cells it will have in all, and about how many steps each."""
-    count = len(GRID) * request.tuning_seeds + request.seeds
+    count = (len(FIRST_RATES) + 2) * request.tuning_seeds + request.seeds
     if request.rates is not None:
         count = len(request.rates) * request.seeds
     task = TASKS[request.regime.task]

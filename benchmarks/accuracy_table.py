@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.accuracy_methods import METHODS
-from benchmarks.accuracy_plan import GRID, best_rate
+from benchmarks.accuracy_plan import HIGHEST_RATE, LOWEST_RATE, best_rate
 from benchmarks.rows import Row
 
 CONFIDENCE = 0.95
@@ -142,7 +142,7 @@ def _table(regime: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _cells(line: Line) -> str:
-    edge = line.tuned and line.lr in (GRID[0], GRID[-1])
+    edge = line.tuned and line.lr in (LOWEST_RATE, HIGHEST_RATE)
     cells = [
         f"`{line.method}`",
         f"{line.lr:g}" + (" (edge)" if edge else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from typer.testing import CliRunner
 
 from benchmarks import accuracy, accuracy_cell
 from benchmarks.accuracy_methods import DIGIT_IMAGES, FEW_DIGITS, METHODS, TASKS
-from benchmarks.accuracy_plan import FIRST_TUNING_SEED, GRID, Cell, Regime, Request, cells, make_cell, run_length
+from benchmarks.accuracy_plan import (
+    FIRST_RATES,
+    FIRST_TUNING_SEED,
+    Cell,
+    Regime,
+    Request,
+    cells,
+    make_cell,
+    rates_to_try,
+    run_length,
+)
 from benchmarks.accuracy_plots import draw
 from benchmarks.accuracy_table import lines, tables
 from benchmarks.rows import ROOT
@@ -193,33 +204,51 @@ def test_one_seed_and_equal_results_are_not_tested() -> None:
 
 
 def test_methods_are_compared_at_their_own_best_rates() -> None:
-    tuning = [made("baseline", 0.8 - abs(lr - 0.1), FIRST_TUNING_SEED, lr) for lr in GRID]
-    tuning += [made("netaug", 0.9 if lr < 0.4 else None, FIRST_TUNING_SEED, lr) for lr in GRID[2:]]
-    tuning += [made("netaug", 0.95, FIRST_TUNING_SEED, 0.025)]
-    reported = [made("baseline", 0.7, lr=0.1), made("netaug", 0.75, lr=0.025), made("netaug", 0.1, lr=0.1)]
+    tuning = [made("baseline", 0.8 - abs(lr - 0.1), FIRST_TUNING_SEED, lr) for lr in (0.0125, 0.05, 0.1, 0.2, 0.4)]
+    tuning += [made("netaug", 0.9 if lr < 0.4 else None, FIRST_TUNING_SEED, lr) for lr in (0.1, 0.2, 0.4)]
+    tuning += [made("netaug", 0.95, FIRST_TUNING_SEED, 0.0125)]
+    reported = [made("baseline", 0.7, lr=0.1), made("netaug", 0.75, lr=0.0125), made("netaug", 0.1, lr=0.1)]
     _, netaug = lines([*tuning, *reported])
-    assert (netaug.lr, netaug.tuned, netaug.difference) == (0.025, True, pytest.approx(5.0))
+    assert (netaug.lr, netaug.tuned, netaug.difference) == (0.0125, True, pytest.approx(5.0))
     shown = tables([*tuning, *reported])
-    assert "| `netaug` | 0.025 (edge) |" in shown
+    assert "| `netaug` | 0.0125 (edge) |" in shown
     assert "| `netaug` | 95.00 |  | 90.00 | 90.00 | diverged |" in shown
+
+
+def test_rates_are_tried_until_the_best_has_worse_neighbours() -> None:
+    def tried(accuracy: Callable[[float], float]) -> list[float]:
+        found: dict[float, float] = {}
+        while missing := rates_to_try(found):
+            found |= {rate: accuracy(rate) for rate in missing}
+        return sorted(found)
+
+    assert tried(lambda rate: -abs(rate - 0.2)) == [0.1, 0.2, 0.4]
+    assert tried(lambda rate: -abs(rate - 0.9)) == [0.2, 0.4, 0.8, 1.6]
+    assert tried(lambda rate: rate)[-1] == 6.4
+    assert tried(lambda rate: -rate)[0] == 0.0125
+    assert rates_to_try({0.025: 0.1, 0.4: 0.9}) == [0.2, 0.8], "rates in between are not needed"
 
 
 def test_the_best_rate_is_found_before_seeds_are_reported(tmp_path: Path) -> None:
     request = Request(Regime("digits"), ("baseline", "netaug", "kd", "equal-time"), None, 2, 1, tmp_path)
     first = list(cells(request, []))
-    assert [cell.role for cell in first] == ["teacher", *["tuning"] * 2 * len(GRID)]
+    assert [cell.role for cell in first] == ["teacher", *["tuning"] * 2 * len(FIRST_RATES)]
     assert {cell.method for cell in first} == {"teacher", "baseline", "netaug"}, "kd waits for its teacher"
     assert {cell.seed for cell in first[1:]} == {FIRST_TUNING_SEED}
-    rows = [made("baseline", 0.5 + (lr == 0.2) / 10, FIRST_TUNING_SEED, lr, cpu_seconds=10.0) for lr in GRID]
-    rows += [made("netaug", 0.6 if lr == 0.05 else None, FIRST_TUNING_SEED, lr, cpu_seconds=40.0) for lr in GRID]
+    rates = (0.025, 0.05, 0.1, 0.2, 0.4)
+    rows = [made("baseline", 0.5 + (lr == 0.2) / 10, FIRST_TUNING_SEED, lr, cpu_seconds=10.0) for lr in rates]
+    rows += [made("netaug", 0.6 if lr == 0.05 else None, FIRST_TUNING_SEED, lr, cpu_seconds=40.0) for lr in rates]
     rows.append(made("teacher", 0.9, role="teacher", name=first[0].name))
     second = list(cells(request, rows))
     reported = [(cell.method, cell.lr, cell.seed) for cell in second if cell.role == "report"]
     assert reported == [("baseline", 0.2, 0), ("netaug", 0.05, 0), ("baseline", 0.2, 1), ("netaug", 0.05, 1)]
     equal = [cell for cell in second if cell.method == "equal-time"]
-    assert [cell.lr for cell in equal] == list(GRID)
+    assert [cell.lr for cell in equal] == list(FIRST_RATES)
     assert {cell.steps for cell in equal} == {4 * 136 * STEPS}
     assert {cell.role for cell in second if cell.method == "kd"} == {"tuning"}
+    climbing = list(cells(request, [row for row in rows if row["lr"] >= 0.2]))
+    assert [cell.lr for cell in climbing if cell.method == "baseline"] == [0.1, 0.2, 0.4]
+    assert not [cell for cell in climbing if cell.role == "report"]
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
@@ -255,7 +284,7 @@ def test_a_whole_run_goes_from_teacher_and_rates_to_the_table(tmp_path: Path, mo
     assert code == 0, shown
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     main = [name for name, method in METHODS.items() if method.group == "main"]
-    assert len(rows) == len({row["name"] for row in rows}) == 1 + len(main) * (len(GRID) + 2)
+    assert len(rows) == len({row["name"] for row in rows}) == 1 + len(main) * (3 + 2)
     reported = [row for row in rows if row["role"] == "report"]
     assert {row["lr"] for row in reported} == {0.2}
     assert {row["steps"] for row in reported if row["method"] == "equal-time"} == {4 * 136 * STEPS}
