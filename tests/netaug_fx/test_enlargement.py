@@ -49,12 +49,22 @@ def search(evaluate: Any = like_depth, times: float = 3.5, **options: Any) -> En
     return enlarge(net(), macs=int(times * BASE), evaluate=evaluate, **settings)
 
 
+Begun = list[tuple[int, int, int]]
+
+
+@pytest.fixture(scope="module")
+def searched() -> tuple[Enlarged, Begun]:
+    """One search, and what it said as each step began."""
+    begun: Begun = []
+    return search(on_step=lambda *numbers: begun.append(numbers)), begun
+
+
 def path_of(found: Enlarged) -> list[str]:
     return [str(step.accepted.move) for step in found.steps]
 
 
-def test_the_best_candidate_of_each_step_is_accepted_and_the_budget_is_met() -> None:
-    found = search()
+def test_the_best_candidate_of_each_step_is_accepted_and_the_budget_is_met(searched: tuple[Enlarged, Begun]) -> None:
+    found, _ = searched
     assert len(found.steps) >= 2
     for step in found.steps:
         assert step.accepted.score == max(candidate.score for candidate in step.candidates)
@@ -69,8 +79,8 @@ def test_the_best_candidate_of_each_step_is_accepted_and_the_budget_is_met() -> 
     assert tried == {"width", "depth", "resolution"}
 
 
-def test_the_same_seed_gives_the_same_search() -> None:
-    one, two = search(seed=4), search(seed=4)
+def test_the_same_seed_gives_the_same_search(searched: tuple[Enlarged, Begun]) -> None:
+    (one, _), two = searched, search()
     assert one.steps == two.steps
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
 
@@ -87,24 +97,26 @@ def test_a_net_that_preserves_its_function_computes_what_the_first_one_did() -> 
         torch.testing.assert_close(found.model.eval()(X), net()(X), rtol=1e-3, atol=1e-4)
 
 
-def test_a_search_goes_on_from_its_journal_without_evaluating_anything_again(tmp_path: Path) -> None:
-    whole = Counted()
-    expected = search(whole, journal=tmp_path / "whole.jsonl")
-    failing = Counted(fails_at=whole.calls - 2)
+def test_a_search_goes_on_from_its_journal_without_evaluating_anything_again(
+    searched: tuple[Enlarged, Begun], tmp_path: Path
+) -> None:
+    expected, _ = searched
+    calls = sum(len(step.candidates) for step in expected.steps)
+    failing = Counted(fails_at=calls - 2)
     with pytest.raises(RunError, match=r"evaluate failed on .*ValueError: no more memory.*kept in the journal"):
         search(failing, journal=tmp_path / "journal.jsonl")
     with (tmp_path / "journal.jsonl").open("a") as stream:
         stream.write('{"step": 1, "cand')  # as a kill leaves it
     rest = Counted()
     found = search(rest, journal=tmp_path / "journal.jsonl")
-    assert failing.calls - 1 + rest.calls == whole.calls
+    assert failing.calls - 1 + rest.calls == calls
     assert found.steps == expected.steps
     assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), expected.model.parameters(), strict=True))
     done = Counted()
     assert search(done, journal=tmp_path / "journal.jsonl").steps == expected.steps
     assert done.calls == 0
     rows = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()[1:]]
-    assert len(rows) == whole.calls
+    assert len(rows) == calls
 
 
 def test_a_journal_of_another_search_is_refused(tmp_path: Path) -> None:
@@ -133,9 +145,8 @@ def test_trained_weights_are_inherited(tmp_path: Path, kept: bool) -> None:
         assert torch.equal(again.model.get_parameter("fc.bias"), weight)
 
 
-def test_a_grown_net_is_made_anew_by_its_changes() -> None:
-    begun: list[tuple[int, int, int]] = []
-    found = search(on_step=lambda *numbers: begun.append(numbers))
+def test_a_grown_net_is_made_anew_by_its_changes(searched: tuple[Enlarged, Begun]) -> None:
+    found, begun = searched
     assert begun == [(number + 1, len(step.candidates), 0) for number, step in enumerate(found.steps)]
     changes = json.loads(json.dumps(found.changes))
     anew = rebuilt(net(), changes, example_inputs=X)
