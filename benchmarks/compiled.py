@@ -19,14 +19,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.utils import counters
 
 import netaug_fx
 from benchmarks import stored
 from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
-from benchmarks.overhead_passes import Call, loss_of, optimizer_of, plain_step, sliced_step, synchronized
+from benchmarks.overhead_passes import Call, least_step, netaug_step, plain_step, sliced_step, synchronized
 from benchmarks.slicing import SlicedNet
 from benchmarks.timing import cell, ratio, rounds, timed
 
@@ -65,40 +65,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--divisor", type=int, default=1, help="widths above the original's are multiples of it")
     stored.add_arguments(p, RESULTS)
     return p
-
-
-def steps_of(net: Any, supernet: Any, x: Tensor, pool: Sequence[dict[str, int]]) -> Call:
-    """Steps of NetAug with each assignment of a pool; ``net`` is the supernet, or what torch.compile put around it."""
-    optimizer = optimizer_of(supernet.train().parameters())
-
-    def steps() -> None:
-        for widths in pool:
-            torch.compiler.cudagraph_mark_step_begin()
-            optimizer.zero_grad()
-            loss_of(net, x).backward()
-            with supernet.augmented(widths):
-                loss_of(net, x).backward()
-            optimizer.step()
-
-    return steps
-
-
-def least_steps(plain: Any, dense: Sequence[Any], supernet: nn.Module, x: Tensor) -> Call:
-    """What the arithmetic of `steps_of` costs; see `overhead_passes.least_step`."""
-    held = [nn.Parameter(parameter.detach().clone()) for parameter in supernet.parameters()]
-    for parameter in held:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer = optimizer_of(held)
-
-    def steps() -> None:
-        for wide in dense:
-            torch.compiler.cudagraph_mark_step_begin()
-            for net in (plain, wide):
-                net.zero_grad()
-                loss_of(net, x).backward()
-            optimizer.step()
-
-    return steps
 
 
 def in_turn(calls: Sequence[Call]) -> Call:
@@ -153,18 +119,19 @@ def measure(name: str, batch_size: int, options: argparse.Namespace) -> dict[str
 
     eager, sliced = copy.deepcopy(supernet), SlicedNet(supernet)
     ours, plain = compiled(supernet), compiled(model)
+    compiled_steps = in_turn([marked(netaug_step(ours, x, widths)) for widths in pool])
     precision = torch.autocast(options.device, torch.bfloat16) if options.amp else nullcontext()
     with precision:
-        first = timed(steps_of(ours, supernet, x, pool))[0].wall
+        first = timed(compiled_steps)[0].wall
     graphs = counters["stats"]["unique_graphs"]
     dense = [compiled(dense_net(supernet, widths)) for widths in pool]
     calls = {
         "compiled target": marked(plain_step(ours, x)),
         "compiled plain": marked(plain_step(plain, x)),
         "eager plain": plain_step(copy.deepcopy(model), x),
-        "compiled step": steps_of(ours, supernet, x, pool),
-        "eager step": steps_of(eager, eager, x, pool),
-        "least": least_steps(plain, dense, supernet, x),
+        "compiled step": compiled_steps,
+        "eager step": in_turn([netaug_step(eager, x, widths) for widths in pool]),
+        "least": in_turn([marked(least_step(plain, wide, supernet, x)) for wide in dense]),
         "slicing": in_turn([sliced_step(sliced, x, widths) for widths in pool]),
     }
     waiting = {key: synchronized(call, x.device) for key, call in calls.items()}

@@ -9,6 +9,7 @@ fall on all alike. Figures are medians of the rounds' ratios, with their spread.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 import netaug_fx
 from benchmarks import overhead_passes as passes
+from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
 from benchmarks.slicing import SlicedNet
 from benchmarks.timing import Timing, cell, ratio, rounds, series, timed
@@ -200,7 +202,7 @@ def compared(model: nn.Module, supernet: Any, x: Tensor, repetitions: int, draws
         widths = supernet.sample()
         calls = {
             "step": passes.netaug_step(supernet, x, widths),
-            "least": passes.least_step(model, supernet, x, widths),
+            "least": passes.least_step(copy.deepcopy(model), dense_net(supernet, widths), supernet, x),
             "slicing": passes.sliced_step(sliced, x, widths),
             "augmented": passes.augmented_pass(supernet, x, widths),
             "dense": passes.dense_pass(supernet, x, widths),

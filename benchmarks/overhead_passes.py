@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -51,7 +50,7 @@ def plain_step(model: nn.Module, x: Tensor) -> Call:
 
 
 def netaug_step(supernet: Any, x: Tensor, widths: dict[str, int]) -> Call:
-    """Both passes of the paper's step at given widths, and the optimizer's."""
+    """Both passes of the paper's step at given widths, and the optimizer's; of a compiled supernet too."""
     optimizer = optimizer_of(supernet.train().parameters())
 
     def step() -> None:
@@ -64,17 +63,16 @@ def netaug_step(supernet: Any, x: Tensor, widths: dict[str, int]) -> Call:
     return step
 
 
-def least_step(model: nn.Module, supernet: Any, x: Tensor, widths: dict[str, int]) -> Call:
-    """What the arithmetic of `netaug_step` costs: a pass of the plain net, one of a plain dense net of those widths,
-    and the optimizer's time on the parameters that the supernet holds."""
-    plain, dense = copy.deepcopy(model).train(), dense_net(supernet, widths).train()
+def least_step(plain: nn.Module, dense: nn.Module, supernet: nn.Module, x: Tensor) -> Call:
+    """What the arithmetic of `netaug_step` costs: a pass of the plain net, one of a plain dense net of the widths, and
+    the optimizer's time on the parameters that the supernet holds."""
     held = [nn.Parameter(parameter.detach().clone()) for parameter in supernet.parameters()]
     for parameter in held:
         parameter.grad = torch.zeros_like(parameter)
     optimizer = optimizer_of(held)
 
     def step() -> None:
-        for net in (plain, dense):
+        for net in (plain.train(), dense.train()):
             net.zero_grad()
             loss_of(net, x).backward()
         optimizer.step()

@@ -1,24 +1,21 @@
-"""Each page of docs/recipes is run as a reader would run it: its script, in a process of its own or in two."""
+"""The script of each page of docs/recipes is run: in a process of its own, or in two that know of each other."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.netaug_fx import launching
 from tests.test_readme import BLOCK
 
 PAGES = Path(__file__).parents[1] / "docs" / "recipes"
 EPOCHS = 4
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @dataclass(frozen=True)
@@ -88,24 +85,14 @@ def script(page: str) -> str:
     return text
 
 
-def run(
-    page: str, folder: Path, *, text: str | None = None, launcher: tuple[str, ...] = (), verify: bool = False
-) -> list[float]:
+def run(page: str, folder: Path, *, text: str | None = None, processes: int = 1, verify: bool = False) -> list[float]:
     """Runs a page's script in a folder, with the report after it; returns the losses that it printed."""
     folder.mkdir(exist_ok=True)
     report = REPORT.replace("SOURCE", RECIPES[page].source).replace("VERIFY", str(verify))
-    (folder / "train.py").write_text((script(page) if text is None else text) + report, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, "train.py"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [float(loss) for loss in re.findall(r"^epoch \d+: loss ([\d.]+)$", done.stdout, re.MULTILINE)]
+    program = folder / "train.py"
+    program.write_text((script(page) if text is None else text) + report, encoding="utf-8")
+    printed = "".join(launching.launch(launching.script, program, folder=folder, processes=processes))
+    return [float(loss) for loss in re.findall(r"^epoch \d+: loss ([\d.]+)$", printed, re.MULTILINE)]
 
 
 def found(folder: Path, rank: int = 0) -> dict[str, Any]:
@@ -152,7 +139,7 @@ def test_a_recipe_trains_extracts_and_resumes(page: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("page", [page for page, recipe in RECIPES.items() if recipe.processes])
 def test_two_processes_see_different_images_and_end_with_the_same_weights(page: str, tmp_path: Path) -> None:
-    losses = run(page, tmp_path, launcher=TORCHRUN)
+    losses = run(page, tmp_path, processes=2)
     first, second = (found(tmp_path, rank) for rank in range(2))
     # Trainer prints in every process, and the lines of two may come in any order
     assert_trained(list(dict.fromkeys(losses))[-EPOCHS:], first)

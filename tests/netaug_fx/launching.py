@@ -1,8 +1,9 @@
-"""Functions run in several processes that know of each other, as `torchrun` starts them, but with the imports done."""
+"""Functions run in processes of their own, which know of each other as under `torchrun`, but with the imports done."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -16,7 +17,10 @@ from torch.multiprocessing.spawn import ProcessException
 from netaug_fx.cli import main
 from netaug_fx.training import engine
 
-PRELOADED = ["netaug_fx.training.commands", "netaug_fx.training.run", "netaug_fx.training.evolve_run"]
+PRELOADED = [
+    *("netaug_fx.training.commands", "netaug_fx.training.run", "netaug_fx.training.evolve_run"),
+    *("pytorch_lightning", "timm", "transformers.trainer", "torch.distributed.optim.zero_redundancy_optimizer"),
+]
 """What `conftest.py` has imported once for all processes that are forked from one server."""
 
 
@@ -27,7 +31,7 @@ def launch(function: Callable[..., None], *arguments: Any, folder: Path, process
         function: Of a module, called in each process with the arguments.
         arguments: Anything that can be pickled.
         folder: Where what they print goes.
-        processes: How many there are.
+        processes: How many there are; one alone is told nothing of others.
 
     Raises:
         AssertionError: One of them failed or was killed; the others have been ended.
@@ -48,16 +52,21 @@ def launch(function: Callable[..., None], *arguments: Any, folder: Path, process
 def _enter(
     rank: int, processes: int, port: int, printed: Sequence[Path], function: Callable[..., None], arguments: Any
 ) -> None:
-    for name in ("RANK", "LOCAL_RANK"):
-        os.environ[name] = str(rank)
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        os.environ[name] = str(processes)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if processes > 1:
+        os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+        os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     out = os.open(printed[rank], os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1)
     os.dup2(out, 2)
     torch.set_num_threads(1)
     function(*arguments)
+
+
+def script(file: Path) -> None:
+    """A program, run in its folder."""
+    os.chdir(file.parent)
+    runpy.run_path(str(file), run_name="__main__")
 
 
 def command_line(*words: str) -> None:
