@@ -17,12 +17,11 @@ from benchmarks.zoos import timm_nets, torchvision_nets, transformers_nets
 
 TIMM = """
     test_byobnet poolformerv2_s12 test_coatnet test_convnext cpubone_nano cs3darknet_focus_s cspnext_tiny test_vit
-    deit_tiny_distilled_patch16_224 dla46x_c dpn48b test_nfnet ese_vovnet19b_slim_dw test_resnet edgenext_xx_small
-    efficientformer_l1 efficientformerv2_s0 test_efficientnet test_efficientnet_evos efficientvim_m1 efficientvit_b0
-    fasternet_t0 fastvit_t8 mobilenetv3_small_050 focalnet_tiny_srf ghostnet_050 gmlp_ti16_224 hgnetv2_b0
-    hrnet_w18_small iformer_t inception_next_atto lcnetv2_small legacy_seresnet18 legacy_xception lowformer_b0
-    test_mambaout pvt_v2_b0 regnetx_002 repghostnet_050 repvit_m1 resnetv2_18 rexnet_100 shvit_s1 starnet_s050
-    swiftformer_xs test_vit_relpos visformer_tiny xception41p
+    deit_tiny_distilled_patch16_224 dla46x_c test_nfnet ese_vovnet19b_slim_dw test_resnet edgenext_xx_small
+    test_efficientnet test_efficientnet_evos efficientvim_m1 efficientvit_b0 fasternet_t0 fastvit_t8
+    mobilenetv3_small_050 ghostnet_050 mixer_s32_224 hgnetv2_b0 iformer_t inception_next_atto lcnetv2_small
+    legacy_seresnet18 legacy_xception lowformer_e1 test_mambaout pvt_v2_b0 regnetx_002 repghostnet_050 repvit_m1
+    resnetv2_18 rexnet_100 shvit_s1 starnet_s050 swiftformer_xs test_vit_relpos
 """.split()  # noqa: SIM905
 TORCHVISION = """
     squeezenet1_1 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x0_5 mnasnet0_5 efficientnet_b0 resnet18 regnet_y_400mf
@@ -30,7 +29,7 @@ TORCHVISION = """
     fasterrcnn_mobilenet_v3_large_fpn/backbone retinanet_resnet50_fpn/head
 """.split()  # noqa: SIM905
 TRANSFORMERS = """
-    SwinForImageClassification MobileViTForImageClassification SegformerForSemanticSegmentation BertModel
+    SwinForImageClassification MobileViTV2ForImageClassification SegformerForSemanticSegmentation BertModel
     GPT2LMHeadModel LlamaForCausalLM T5ForConditionalGeneration WhisperForConditionalGeneration
 """.split()  # noqa: SIM905
 EXPORTED = {"mobilenetv3_small_050", "shufflenet_v2_x0_5", "LlamaForCausalLM"}

@@ -28,6 +28,7 @@ from netaug_fx.training.detection.detect_report import DECODED
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
 from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.interrupt import Interrupted
+from tests.netaug_fx import own_detector
 from tests.netaug_fx.detection_sets import Object, box, make_coco, make_voc
 from tests.netaug_fx.launching import command_line, launch
 from tests.netaug_fx.training_runs import assert_same_results, changed, checkpoint, interrupt_at_step, rows_of
@@ -148,7 +149,7 @@ def test_a_run_on_files_in_half_precision_with_an_average(name: str, tmp_path: P
         images = dict.fromkeys("abc", objects) | {"d": []}
         make_voc(tmp_path / "files", "VOC2012", {"train": images, "val": images})
     settings = {
-        "model.name": "yolo_scenes",
+        "model.name": f"{own_detector.__file__}:make",
         "data.name": name,
         "data.dir": str(tmp_path / "files"),
         "data.image_size": 64,
@@ -197,7 +198,12 @@ def test_what_cannot_be_is_told_before_a_folder_is_made(settings: dict[str, Any]
 def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Path) -> None:
     """Seventy validation images in batches of 32 do not go up in two processes: what is repeated is left out."""
     settings: dict[str, Any] = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
-    settings |= {"data__val_samples": 70, "optim__average": 0.5, "keep__deliver": "best"}
+    settings |= {
+        "model__name": f"{own_detector.__file__}:make",
+        "data__val_samples": 70,
+        "optim__average": 0.5,
+        "keep__deliver": "best",
+    }
     (tmp_path / "settings.yaml").write_text(changed(config, **settings).to_yaml())
     words = ("train", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run"))
     launch(command_line, *words, folder=tmp_path / "printed")
@@ -245,61 +251,10 @@ def test_weights_of_something_else_are_refused(config: DetectConfig, tmp_path: P
 
 # -- detectors of one's own ----------------------------------------------------------------------------------------
 
-OWN = """
-import torch
-from torch import nn
-
-class Own(nn.Module):
-    '''One box a cell of four by four; in training a dict of losses, else a list of detections.'''
-
-    def __init__(self, classes):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 6, 3, stride=4, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
-            nn.Conv2d(6, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1))
-
-    def forward(self, images, targets=None):
-        scores = self.body(images)
-        if targets is None:
-            return scores
-        wanted = torch.zeros_like(scores)
-        for row, target in zip(wanted, targets):
-            row[target["labels"]] = 1
-        return {"one": nn.functional.binary_cross_entropy_with_logits(scores, wanted), "none": 0 * scores.sum()}
-
-    def detect(self, predictions, size, *, score_threshold, iou_threshold, limit):
-        found = []
-        for scores in predictions.sigmoid().flatten(2).amax(2):
-            labels = (scores > score_threshold).nonzero().flatten()[:limit]
-            boxes = torch.tensor([[0.0, 0.0, size[1], size[0]]]).repeat(len(labels), 1)
-            found.append({"boxes": boxes, "scores": scores[labels], "labels": labels})
-        return found
-
-class GivesLists(Own):
-    '''As torchvision's: it answers with the list itself, outside training.'''
-
-    def forward(self, images, targets=None):
-        answer = super().forward(images, targets)
-        return answer if targets is not None else self.found(answer, images.shape[-2:])
-
-    def found(self, predictions, size):
-        return super().detect(predictions, size, score_threshold=0.0, iou_threshold=1.0, limit=100)
-
-    detect = None
-
-def make(num_classes):
-    return Own(num_classes)
-
-def make_lists(num_classes):
-    return GivesLists(num_classes)
-"""
-
 
 @pytest.mark.parametrize("function", ["make", "make_lists"])
 def test_a_detector_of_ones_own_is_trained_too(function: str, tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text(OWN)
-    settings = {**SMALL, "model.name": f"{file}:{function}", "optim.epochs": 1}
+    settings = {**SMALL, "model.name": f"{own_detector.__file__}:{function}", "optim.epochs": 1}
     folder = run.start(load_config(DetectConfig, None, settings), tmp_path / "run")
     report = json.loads((folder / "report.json").read_text())
     assert report["verification"]["passed"] is True
