@@ -120,6 +120,7 @@ class Task:
         images: Training images of a fixed set, whose epochs are passes over them; None where images are endless, and a
             run is cut into `POINTS` epochs.
         teacher: What the teacher has for ``model``.
+        teacher_rate: Its learning rate, about the best that was seen for nets of its kind; it is not tuned.
         sized: Whether the net takes a width and a depth.
         then: Settings of the fine-tuning that follows, in a task of two parts.
         then_steps, then_images: As ``steps`` and ``images``, for that.
@@ -130,6 +131,7 @@ class Task:
     steps: int
     images: int | None
     teacher: Settings
+    teacher_rate: float = 0.1
     sized: bool = True
     then: Settings = field(default_factory=dict)
     then_steps: int = 0
@@ -173,6 +175,7 @@ TASKS: dict[str, Task] = {
         steps=3000,
         images=None,
         teacher={"model.kwargs.width": 40, "model.kwargs.depth": 2},
+        teacher_rate=0.4,
     ),
     "digits": Task(
         "scikit-learn's digits at 8 pixels; 360 validation images, another split for each seed",

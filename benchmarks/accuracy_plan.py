@@ -23,7 +23,6 @@ FIRST_TUNING_SEED = 1000
 """Seeds from here on choose learning rates; the reported ones are below."""
 
 TEACHER_SEED = 999
-TEACHER_RATE = 0.1
 
 Role = Literal["teacher", "tuning", "report"]
 
@@ -216,7 +215,7 @@ def _teacher_net(regime: Regime, task: Task) -> dict[str, Any]:
 
 def teacher_cell(regime: Regime, cache: Path) -> Cell:
     """The teacher of a regime."""
-    return make_cell(regime, "teacher", "teacher", TEACHER_RATE, TEACHER_SEED, cache=cache)
+    return make_cell(regime, "teacher", "teacher", TASKS[regime.task].teacher_rate, TEACHER_SEED, cache=cache)
 
 
 def _kept(cell: Cell, cache: Path) -> Cell:
