@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,11 +20,12 @@ def coco_task(root: Path, **settings: object) -> DetectionTask:
     return load_detection_task(coco_config(root, **settings), seed=0)
 
 
-def change(root: Path, **lists: Any) -> None:
-    """Replace lists of the training annotations; None takes one away."""
+def change(root: Path, **lists: Any) -> Path:
+    """Replace lists of the training annotations; None takes one away. Returns the folder."""
     content = json.loads(coco_file(root).read_text())
     content.update(lists)
     coco_file(root).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return root
 
 
 def test_coco_gives_corners_classes_by_id_and_images_without_boxes(tmp_path: Path) -> None:
@@ -95,15 +97,65 @@ def test_boxes_that_cannot_be_used_are_counted_with_an_example(tmp_path: Path) -
         "unknown_image": 1,
         "malformed": 5,
     }
-    assert counts.keys() == KINDS.keys()
+    assert counts.keys() == KINDS.keys() - {"repeated_box", "repeated_image", "trained_on", "turned"}
     notes = "\n".join(task.notes())
-    assert (
-        "coco, training annotations: 2 boxes: reach out of their image and were clipped (first: annotation 1" in notes
-    )
-    assert "1 box: are of a class that is not listed and were skipped (first: annotation 8 in 001.png" in notes
+    assert "coco, training annotations: boxes that reach out of their image, clipped: 2 (first: annotation 1" in notes
+    assert "boxes of a class that is not listed, skipped: 1 (first: annotation 8 in 001.png" in notes
     assert "category 99" in notes
-    assert len(task.notes()) == 2 * len(KINDS)
+    assert len(task.notes()) == 2 * len(counts)
     json.dumps(task.train.skipped.to_dict(), allow_nan=False)
+
+
+def test_what_is_there_twice_is_told(tmp_path: Path) -> None:
+    boxes = [box(number, 1, 3, [5, 5, 10, 10]) for number in (1, 2)]
+    images = [{"id": k, "file_name": "001.png", "width": 40, "height": 20} for k in (1, 2)]
+    root = change(make_coco(tmp_path, boxes), images=images)
+    task = coco_task(root, val_images="train2017")
+    assert task.train.skipped.counts == {"repeated_box": 1, "repeated_image": 1}
+    assert task.val.skipped.counts["trained_on"] == 1
+    assert len(task.train.target(0)["labels"]) == 2
+
+
+def test_whole_numbers_may_be_written_as_fractions_and_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    root = make_coco(tmp_path, [box(1, 1, 3.0, [5, 5, 10, 10], iscrowd=0.0), box(2, 1.0, 3, [5, 5, 9, 9], iscrowd=1.0)])
+    file = coco_file(change(root, images=[{"id": 1, "file_name": "001.png", "width": 40.0, "height": 20.0}]))
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    task = coco_task(root)
+    assert task.train.target(0)["ignore"].tolist() == [False, True]
+    assert task.train.skipped.counts == {}
+
+
+def test_a_set_with_nothing_to_find_is_refused(tmp_path: Path) -> None:
+    root = make_coco(tmp_path, [box(1, 1, 3, [5, 5, 10, 10], iscrowd=1)])
+    with pytest.raises(DataError, match=r"no image has a box that can be used: crowds and difficult objects.*: 1"):
+        coco_task(root)
+
+
+def test_images_that_are_turned_without_a_trace_in_their_size_are_counted(tmp_path: Path) -> None:
+    """Orientation 3 keeps the size, so that nothing tells on which of the two the boxes were drawn; 6 does not."""
+    root = make_coco(tmp_path)
+    images = [{"id": k + 1, "file_name": f"00{k + 1}.png", "width": 40, "height": 20} for k in range(4)]
+    change(root, images=[images[0], {**images[1], "width": 20, "height": 40}, *images[2:]])
+    for name, orientation in (("001.png", 3), ("002.png", 6)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        with Image.open(root / "train2017" / name) as image:
+            image.save(root / "train2017" / name, exif=exif)
+    task = coco_task(root)
+    assert task.train.skipped.counts == {"turned": 1}
+    assert task.train.skipped.examples == {"turned": "001.png"}
+
+
+def test_sixteen_bits_are_read_as_eight_and_pixels_of_no_known_range_refused(tmp_path: Path) -> None:
+    root = make_coco(tmp_path)
+    values = np.linspace(0, 65535, 800).reshape(20, 40)
+    Image.fromarray(values.astype(np.uint16)).save(root / "train2017" / "001.png")
+    picture = coco_task(root).train.samples([0])[0][0]
+    assert picture.shape == (3, 20, 40)
+    assert torch.equal(picture[0], torch.from_numpy((values.astype(np.int64) // 256).astype(np.uint8)))
+    Image.fromarray(values.astype(np.float32)).save(root / "train2017" / "001.png", format="TIFF")
+    with pytest.raises(DataError, match=r"001\.png cannot be read: pixels of mode 'F' have no known range; save it"):
+        coco_task(root).train.samples([0])
 
 
 def test_a_box_that_clipping_leaves_without_area_is_skipped() -> None:
@@ -111,7 +163,10 @@ def test_a_box_that_clipping_leaves_without_area_is_skipped() -> None:
     collector.add(0, (40, 0, 50, 10), 0, False, "right of it")
     collector.add(0, (0, -9, 5, 0), 0, False, "above it")
     assert collector.skipped.counts == {"outside": 2}
-    with pytest.raises(DataError, match=r"set: no image has a box that can be used: 2 boxes: lie outside.*right of it"):
+    with pytest.raises(
+        DataError,
+        match=r"set: no image has a box that can be used: boxes outside their image, skipped: 2 .*right of it",
+    ):
         collector.boxes("set")
 
 
@@ -141,6 +196,9 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, part: float) -> None:
         (b"", "cut short after 0 characters"),
         (b"{'images': []}", "are not JSON"),
         (b"\xff\xfe", "are not JSON"),
+        (b"<html></html>", "are not JSON"),
+        (b'{"images": []} x', "are not JSON"),
+        (b'{"images": ' + b"1" * 5000 + b"}", "cannot be read: .*digits"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[1, 2]", "expected a mapping, found list"),
         (b'{"images": [], "annotations": [], "captions": 1}', r"no list 'categories'.*found: images, annotations"),
@@ -163,6 +221,8 @@ def test_a_file_that_is_no_coco_is_named(tmp_path: Path, content: bytes, words: 
         ({"images": [{"id": 1, "file_name": "a", "width": "4"}]}, "needs 'width', found '4'"),
         ({"images": [{"id": 1, "file_name": "a", "width": 4, "height": 0}]}, "image a has 4 x 0 pixels"),
         ({"images": [{"id": 1, "file_name": "a", "width": 4, "height": 4}] * 2}, "two images have the id 1"),
+        ({"images": [{"id": 1, "file_name": "a", "width": 10**30, "height": 4}]}, "image a has 1000"),
+        ({"images": [{"id": 1, "file_name": "\ud800", "width": 4, "height": 4}]}, r"no file can be called '\ud800'"),
         ({"images": [3]}, "image 0 of the list is no mapping: found 3"),
         ({"categories": []}, "list no categories"),
         ({"categories": [{"id": 1}]}, "category 0 of the list needs 'name'"),

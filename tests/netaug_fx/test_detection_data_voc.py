@@ -36,7 +36,7 @@ def test_pixels_from_one_with_both_corners_become_corners_from_zero(tmp_path: Pa
 
 
 def test_both_years_train_and_the_test_part_of_2007_validates(tmp_path: Path) -> None:
-    seven = {"trainval": {"000001": [CAT]}, "test": {"000002": [DOG]}, "train": {"000003": [CAT]}}
+    seven = {"trainval": {"000001": [CAT]}, "test": {"000002": [CAT, DOG]}, "train": {"000003": [CAT]}}
     twelve = {"trainval": {"2008_1": [CAT], "2008_2": []}, "val": {"2008_2": []}}
     make_voc(make_voc(tmp_path, "VOC2007", seven), "VOC2012", twelve)
     expected = (["000001.jpg", "2008_1.jpg", "2008_2.jpg"], ["000002.jpg"])
@@ -70,6 +70,20 @@ def test_boxes_that_cannot_be_used_are_counted_with_an_example(tmp_path: Path) -
     assert "unicorn in a.xml" in task.train.skipped.examples["unknown_class"]
     assert "object without a name" not in task.train.skipped.examples["malformed"]
     assert len(task.notes()) == 6
+
+
+def test_words_for_difficult_objects_are_understood_or_counted(tmp_path: Path) -> None:
+    flags = ["0", "False", "no", "", "Unspecified", "1", "true", "perhaps"]
+    make_voc(tmp_path, "VOC2012", {"train": {"a": [CAT] * len(flags)}, "val": {"c": [CAT]}})
+    file = tmp_path / "VOCdevkit" / "VOC2012" / "Annotations" / "a.xml"
+    text = file.read_text()
+    for flag in flags:
+        text = text.replace("<difficult>0<", f"<difficult> {flag} <", 1)
+    file.write_text(text)
+    train = voc_task(tmp_path).train
+    assert train.target(0)["ignore"].tolist() == [False] * 5 + [True] * 2
+    assert train.skipped.counts == {"malformed": 1, "repeated_box": 6}
+    assert train.skipped.examples["malformed"].endswith("difficult 'perhaps'")
 
 
 @pytest.mark.parametrize(

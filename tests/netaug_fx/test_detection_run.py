@@ -26,6 +26,7 @@ from netaug_fx.training.detection import load_detection_task, run
 from netaug_fx.training.detection.detect_config import AnswerConfig, DetectConfig
 from netaug_fx.training.detection.detect_report import DECODED
 from netaug_fx.training.detection.detector_loading import check_detector, first_detector
+from netaug_fx.training.detection.metrics import average_precision
 from netaug_fx.training.detection.objective import detections
 from netaug_fx.training.interrupt import Interrupted
 from tests.netaug_fx import own_detector
@@ -165,7 +166,7 @@ def test_a_run_on_files_in_half_precision_with_an_average(name: str, tmp_path: P
     assert report["verification"]["passed"] is True
     assert report["arms"]["netaug"]["steps"] == 2 * 2
     assert report["arms"]["netaug"]["map"] is not None
-    assert any("no area" in note for note in report["notes"])
+    assert any("without area" in note for note in report["notes"])
 
 
 def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,19 +286,39 @@ def test_what_is_no_dict_of_losses_is_refused(losses: Any) -> None:
 
 
 def test_lists_of_detections_are_taken_as_they_are() -> None:
+    images = torch.zeros(1, 1, 8, 8)
     answer = [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}]
-    assert len(detections(nn.Identity(), answer, (8, 8), AnswerConfig(), 2)[0]["scores"]) == 0
+    assert len(detections(nn.Identity(), answer, images, AnswerConfig(), 2)[0]["scores"]) == 0
     boxes, scores = torch.rand(3, 4), torch.tensor([0.3, 0.001, 0.9])
     found = [{"boxes": boxes, "scores": scores, "labels": torch.tensor([0, 1, 1])}]
-    (kept,) = detections(nn.Identity(), found, (8, 8), AnswerConfig(), 2)
+    (kept,) = detections(nn.Identity(), found, images, AnswerConfig(), 2)
     assert torch.equal(kept["scores"], torch.tensor([0.9, 0.3]))
     assert torch.equal(kept["boxes"], boxes[[2, 0]])
     with pytest.raises(InputError, match=r"labels from 0 to 1; the data has 1 classes, numbered from 0"):
-        detections(nn.Identity(), found, (8, 8), AnswerConfig(), 1)
+        detections(nn.Identity(), found, images, AnswerConfig(), 1)
     with pytest.raises(InputError, match="detections without the tensors boxes, scores, labels"):
-        detections(nn.Identity(), [{"scores": scores}], (8, 8), AnswerConfig(), 2)
+        detections(nn.Identity(), [{"scores": scores}], images, AnswerConfig(), 2)
     with pytest.raises(InputError, match=r"Identity gives Tensor for images; .*a method detect\(predictions, size\)"):
-        detections(nn.Identity(), torch.zeros(1), (8, 8), AnswerConfig(), 2)
+        detections(nn.Identity(), torch.zeros(1), images, AnswerConfig(), 2)
+    with pytest.raises(InputError, match=r"the detections of each of 1 images, found 2 of them"):
+        detections(nn.Identity(), found * 2, images, AnswerConfig(), 2)
+
+
+def test_detections_that_are_no_numbers_find_nothing() -> None:
+    """COCO's evaluation would take them for perfect ones."""
+    box = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
+    target = {"boxes": box, "labels": torch.tensor([0])}
+    for boxes, score in ((box * torch.nan, 0.9), (box, torch.nan), (box, 0.9)):
+        answer = [{"boxes": boxes, "scores": torch.tensor([score]), "labels": torch.tensor([0])}]
+        (kept,) = detections(nn.Identity(), answer, torch.zeros(1, 1, 8, 8), AnswerConfig(), 1)
+        sound = bool(boxes.isfinite().all()) and score == score
+        assert average_precision([(kept, target)], ["a"])["map"] == (1.0 if sound else 0.0)
+
+
+def test_one_validation_image_is_enough_to_try_a_detector(config: DetectConfig) -> None:
+    task = load_detection_task(changed(config, data__val_samples=1).data, config.seed)
+    assert len(task.val) == 1
+    check_detector(zoo.create("yolo_scenes", num_classes=10), task, AnswerConfig(), "yolo_scenes")
 
 
 # -- other verbs on detectors --------------------------------------------------------------------------------------

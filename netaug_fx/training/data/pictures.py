@@ -100,8 +100,25 @@ def read_picture(
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, turned as its camera says."""
-    return ImageOps.exif_transpose(image).convert("RGB")
+    """An image of any mode as RGB, turned as its camera says.
+
+    Raises:
+        ValueError: its pixels have no known range.
+    """
+    return in_colour(ImageOps.exif_transpose(image))
+
+
+def in_colour(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; of 16 bits the upper eight are kept, where Pillow would cut at 255.
+
+    Raises:
+        ValueError: its pixels are 32-bit or fractional, so that white could be any number.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range; save it with 8 or 16 bits a channel")
+    return image.convert("RGB")
 
 
 def _broken(name: str, error: Exception) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data import pictures
-from netaug_fx.training.data.pictures import Files, read_picture
+from netaug_fx.training.data.pictures import Files, in_colour, read_picture
 from netaug_fx.training.data.task import IMAGENET_MEAN, IMAGENET_STD
 from netaug_fx.training.detection.annotations import Boxes, Skipped, Target
 from netaug_fx.training.detection.changes import detection_changes
@@ -23,6 +24,11 @@ from netaug_fx.training.detection.detection_task import DetectionTask
 
 # What detectors of the YOLO family are usually trained at.
 SIDE = 416
+
+_ORIENTATION = 0x0112  # Exif 2.32
+
+# No format of images goes further, nor does arithmetic of whole numbers in arrays.
+LARGEST_SIDE = 2**31 - 1
 
 Size = tuple[int, int]
 
@@ -50,8 +56,11 @@ class AnnotatedImages:
         self.skipped, self._boxes = skipped, boxes
         self._files, self._sizes = Files(paths), np.array(sizes, dtype=np.int64).reshape(-1, 2)
         _need_files(paths, name)
+        for path in (path for path, count in Counter(paths).items() if count > 1):
+            skipped.add("repeated_image", path.name)
         for index in range(len(self) if len(self) <= pictures.CHECKED_FILES else 0):
-            self._read(index, decode=False)
+            if _is_turned(self._read(index, decode=False), self._size(index)):
+                skipped.add("turned", self.name(index))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -72,18 +81,32 @@ class AnnotatedImages:
         """
         return [(_pixels(self._read(index)), self.target(index)) for index in indices]
 
+    def paths(self) -> set[Path]:
+        """The files of all images."""
+        return {self._files.path(index) for index in range(len(self))}
+
+    def _size(self, index: int) -> Size:
+        width, height = self._sizes[index].tolist()
+        return width, height
+
     def _read(self, index: int, *, decode: bool = True) -> Image.Image:
         path = self._files.path(index)
-        width, height = self._sizes[index].tolist()
-        convert = functools.partial(_as_annotated, size=(width, height), path=path, decode=decode)
+        convert = functools.partial(_as_annotated, size=self._size(index), path=path, decode=decode)
         return read_picture(path, str(path), convert)
+
+
+def _is_turned(image: Image.Image, size: Size) -> bool:
+    """Whether an image of that annotated size is turned although its boxes might be drawn on it as it lies in the
+    file, for that has the same size."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return 2 <= orientation <= 8 and (orientation <= 4 or size[0] == size[1])
 
 
 def _as_annotated(image: Image.Image, *, size: Size, path: Path, decode: bool) -> Image.Image:
     """An image as RGB, turned as its camera says unless the boxes were drawn on it as it lies in the file."""
     found = image.size
-    # Orientations from 5 on swap height and width (Exif 2.32, tag 0x0112).
-    upright = found[::-1] if image.getexif().get(0x0112, 1) >= 5 else found
+    # Orientations from 5 on swap height and width.
+    upright = found[::-1] if image.getexif().get(_ORIENTATION, 1) >= 5 else found
     if size not in (upright, found):
         raise DataError(
             f"image {path} has {found[0]} x {found[1]} pixels, but its annotations are for {size[0]} x {size[1]}, so "
@@ -91,7 +114,7 @@ def _as_annotated(image: Image.Image, *, size: Size, path: Path, decode: bool) -
         )
     if not decode:
         return image
-    return (ImageOps.exif_transpose(image) if size == upright else image).convert("RGB")
+    return in_colour(ImageOps.exif_transpose(image) if size == upright else image)
 
 
 def _need_files(paths: Sequence[Path], name: str) -> None:
@@ -118,6 +141,8 @@ def annotated_task(
     Raises:
         DataError: torchvision is asked for and not installed.
     """
+    for path in sorted(train.paths() & val.paths()):
+        val.skipped.add("trained_on", path.name)
     side = config.image_size or SIDE
     return DetectionTask(
         name=config.name,

@@ -18,22 +18,26 @@ from netaug_fx.errors import DataError
 
 Target = dict[str, Tensor]
 
-# What is wrong with boxes, and what becomes of them.
+# What may be wrong with annotations, and what becomes of it.
 KINDS = {
-    "clipped": "reach out of their image and were clipped",
-    "outside": "lie outside their image and were skipped",
-    "no_area": "have no area and were skipped",
-    "not_finite": "have a coordinate that is not finite and were skipped",
-    "malformed": "lack something or are not four numbers and were skipped",
-    "unknown_class": "are of a class that is not listed and were skipped",
-    "unknown_image": "are of an image that is not listed and were skipped",
+    "clipped": "boxes that reach out of their image, clipped",
+    "outside": "boxes outside their image, skipped",
+    "no_area": "boxes without area, skipped",
+    "not_finite": "boxes with a coordinate that is not finite, skipped",
+    "malformed": "boxes that lack something, have an unknown flag or are not four numbers, skipped",
+    "unknown_class": "boxes of a class that is not listed, skipped",
+    "unknown_image": "boxes of an image that is not listed, skipped",
+    "repeated_box": "boxes that are there twice, kept: of two only one can be found",
+    "repeated_image": "images that are listed twice, kept",
+    "trained_on": "validation images that are training images too, kept",
+    "turned": "images turned upright as their camera says, with boxes taken to be drawn on the upright image",
 }
 # COCO rounds to hundredths of a pixel; what reaches out by less is cut off without a word.
 _SLACK = 0.02
 
 
 class Skipped:
-    """Boxes that were left out, or mended, counted by kind (see `KINDS`), with the first example of each."""
+    """What was left out, mended or doubtful, counted by kind (see `KINDS`), with the first example of each."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -46,10 +50,7 @@ class Skipped:
 
     def lines(self) -> list[str]:
         """One line for each kind, for people; empty if every box was used as it is."""
-        return [
-            f"{count:,} {'box' if count == 1 else 'boxes'}: {KINDS[kind]} (first: {self.examples[kind]})"
-            for kind, count in self.counts.items()
-        ]
+        return [f"{KINDS[kind]}: {count:,} (first: {self.examples[kind]})" for kind, count in self.counts.items()]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """``count``, ``what`` and ``example`` by kind, as JSON values."""
@@ -99,6 +100,7 @@ class Collector:
         self._corners: list[list[float]] = []
         self._labels: list[int] = []
         self._ignore: list[bool] = []
+        self._seen: set[int] = set()  # hashes of boxes, since the boxes of COCO themselves would take 200 MB
 
     def add(self, image: int, corners: Sequence[float], label: int, ignore: bool, where: str) -> None:
         """Take a box of an image by its corners; ``where`` names it, should it be the example of a kind."""
@@ -113,6 +115,10 @@ class Collector:
             return self.skipped.add("outside", where)
         if any(abs(a - b) > _SLACK for a, b in zip(inside, corners, strict=True)):
             self.skipped.add("clipped", where)
+        key = hash((image, label, *inside))
+        if key in self._seen:
+            self.skipped.add("repeated_box", where)
+        self._seen.add(key)
         self._images.append(image)
         self._corners.append(inside)
         self._labels.append(label)
@@ -123,10 +129,11 @@ class Collector:
         """Everything that was taken.
 
         Raises:
-            DataError: that is nothing; ``name`` says where it was looked for.
+            DataError: that is nothing, or nothing that is to be found; ``name`` says where it was looked for.
         """
-        if not self._images:
-            why = "; ".join(self.skipped.lines()) or "it has none"
+        if all(self._ignore):
+            crowds = [f"crowds and difficult objects, which are not to be found: {len(self._ignore):,}"]
+            why = "; ".join((crowds if self._ignore else []) + self.skipped.lines()) or "it has none"
             raise DataError(f"{name}: no image has a box that can be used: {why}. Repair the annotations.")
         targets = make_target(self._corners, self._labels, self._ignore)
         return Boxes(self._images, targets, len(self.sizes))

@@ -6,13 +6,14 @@ COCO itself, and any other set that is annotated in its format.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data.locations import need_folder
-from netaug_fx.training.detection.annotated_images import AnnotatedImages, annotated_task
+from netaug_fx.training.detection.annotated_images import LARGEST_SIDE, AnnotatedImages, annotated_task
 from netaug_fx.training.detection.annotations import Collector
 from netaug_fx.training.detection.data_config import DetectionDataConfig
 from netaug_fx.training.detection.detection_task import DetectionTask
@@ -56,7 +57,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         DataError: it cannot be read, is cut short, is not JSON, or lacks a list.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some programs write a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"annotations {file} are not JSON: {error}. {_AGAIN}") from None
     except OSError as error:
@@ -64,10 +65,13 @@ def read_annotations(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        # A parser that meets the end, or a text that does not end with a bracket: the rest is missing.
-        cut = error.pos >= len(text.rstrip()) or not text.rstrip().endswith(("}", "]"))
+        # A parser that meets the end, or an object that does not end with a bracket: the rest is missing.
+        begun = text.lstrip().startswith("{") and not error.msg.startswith("Extra data")
+        cut = error.pos >= len(text.rstrip()) or (begun and not text.rstrip().endswith(("}", "]")))
         what = f"are cut short after {len(text):,} characters" if cut else "are not JSON"
         raise DataError(f"annotations {file} {what} ({error}). {_AGAIN}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"annotations {file} cannot be read: {error}. {_AGAIN}") from None
     except RecursionError:
         raise DataError(f"annotations {file} are nested too deeply to be COCO's format. {_AGAIN}") from None
     if not isinstance(content, dict):
@@ -128,7 +132,8 @@ def _collect(
     image, category = annotation.get("image_id"), annotation.get("category_id")
     box: Any = annotation.get("bbox")
     where = f"annotation {annotation.get('id', 'without id')}"
-    if not isinstance(image, int | str) or not isinstance(category, int | str) or not _four_numbers(box):
+    keys_are_known = all(isinstance(key, int | float | str) for key in (image, category))  # tables write 3 as 3.0
+    if not keys_are_known or not _four_numbers(box):
         return skipped.add("malformed", f"{where}: image {image!r}, category {category!r}, bbox {box!r}"[:160])
     if image not in places:
         return skipped.add("unknown_image", f"{where}: image {image!r}")
@@ -139,7 +144,7 @@ def _collect(
         return skipped.add("not_finite", where)
     x, y, width, height = box
     flags = [annotation.get(key) for key in ("iscrowd", "ignore")]
-    if not all(isinstance(flag, int | str | None) and flag in _FLAGS for flag in flags):
+    if not all(isinstance(flag, int | float | str | None) and flag in _FLAGS for flag in flags):
         return skipped.add("malformed", f"{where}, iscrowd and ignore {flags}"[:160])
     ignore = any(_FLAGS[flag] for flag in flags)
     return collector.add(places[image], (x, y, x + width, y + height), labels[category], ignore, where)
@@ -155,17 +160,21 @@ def _four_numbers(box: Any) -> bool:
 
 def _images(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
     """The entries of the images, each looked at."""
-    needed = {"id": int | str, "file_name": str, "width": int, "height": int}
+    needed = {"id": int | float | str, "file_name": str, "width": int | float, "height": int | float}
     seen: set[Any] = set()
     for place, image in enumerate(content["images"]):
         _need(image, needed, f"annotations {file}: image {place} of the list")
         if image["id"] in seen:
             raise DataError(f"annotations {file}: two images have the id {image['id']!r}. Give each one of its own.")
-        if min(image["width"], image["height"]) < 1:
+        if not 1 <= min(image["width"], image["height"]) <= max(image["width"], image["height"]) <= LARGEST_SIDE:
             size = f"{image['width']} x {image['height']}"
             raise DataError(f"annotations {file}: image {image['file_name']} has {size} pixels. Correct its size.")
+        try:
+            os.fsencode(image["file_name"])
+        except UnicodeEncodeError:
+            raise DataError(f"annotations {file}: no file can be called {image['file_name']!r}. {_AGAIN}") from None
         seen.add(image["id"])
-        yield image
+        yield {**image, "width": int(image["width"]), "height": int(image["height"])}
 
 
 def _categories(content: Mapping[str, Any], file: Path) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ class DetectionSource(Protocol):
     """Where images and their boxes come from, by index.
 
     Attributes:
-        skipped: boxes that were left out or mended, counted by kind.
+        skipped: what was left out, mended or doubtful in the annotations, counted by kind.
     """
 
     skipped: Skipped
@@ -71,6 +71,6 @@ class DetectionTask:
         return normalise(torch.stack(list(squares)), self.mean, self.std)
 
     def notes(self) -> list[str]:
-        """What was left out of the annotations or mended, one line each, for the terminal."""
+        """What was left out of the annotations, mended or doubtful, one line each, for the terminal."""
         parts = (("training", self.train), ("validation", self.val))
         return [f"{self.name}, {part} annotations: {line}" for part, source in parts for line in source.skipped.lines()]

@@ -100,6 +100,7 @@ def check_detector(net: nn.Module, task: DetectionTask, answers: AnswerConfig, n
         InputError: it cannot take them, or gives neither losses nor detections.
     """
     images = task.example(2)
+    images = torch.cat([images, images])[:2]  # no training batch has one image, which norms could not take
     side = task.image_size
     boxes = torch.tensor([[side / 4, side / 4, 3 * side / 4, 3 * side / 4]])
     one = {"boxes": boxes, "labels": torch.zeros(1, dtype=torch.int64), "ignore": torch.zeros(1, dtype=torch.bool)}
@@ -108,9 +109,9 @@ def check_detector(net: nn.Module, task: DetectionTask, answers: AnswerConfig, n
     buffers = {key: value.clone() for key, value in net.named_buffers()}
     try:
         with fork_rng(devices=[]):
-            loss = total_loss(net.train()(images, [one, none][: len(images)]))
+            loss = total_loss(net.train()(images, [one, none]))
             with torch.no_grad():
-                detections(net, net.eval()(images), images.shape[-2:], answers, len(task.classes))
+                detections(net, net.eval()(images), images, answers, len(task.classes))
     except NetAugError:
         raise
     except Exception as error:  # the user's code may fail in any way

@@ -47,7 +47,7 @@ def found_by(
             pictures.append(square)
             targets.append({**target, "size": torch.tensor(picture.shape[-2:])})
         images = task.normalised(pictures)
-        found = detections(net, net(images), images.shape[-2:], answers, len(task.classes))
+        found = detections(net, net(images), images, answers, len(task.classes))
         for each, target in zip(found, targets, strict=True):
             yield at_own_size(each, target, task.image_size)
 

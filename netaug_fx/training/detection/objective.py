@@ -58,7 +58,7 @@ class Boxes:
         for images, targets in arm.val_loader:
             with arm.accelerator.autocast():
                 output = net(images)
-            found = detections(judged, output, images.shape[-2:], self.answers, len(arm.task.classes))
+            found = detections(judged, output, images, self.answers, len(arm.task.classes))
             own = [at_own_size(each, target, images.shape[-1]) for each, target in zip(found, targets, strict=True)]
             pairs += arm.accelerator.gather_for_metrics(own, use_gather_object=True)
         found_at = average_precision(pairs, arm.task.classes, by_class=False)
@@ -82,16 +82,14 @@ class _Boxed:
         return ()
 
 
-def detections(
-    net: nn.Module, output: Any, size: Sequence[int], answers: AnswerConfig, classes: int
-) -> list[Detection]:
-    """Detections of each image, in pixels of the net's input.
+def detections(net: nn.Module, output: Any, images: Tensor, answers: AnswerConfig, classes: int) -> list[Detection]:
+    """Detections of each image, in pixels of the net's input; those that are not finite are left out.
 
     Args:
         net: Turns its predictions into detections by its method ``detect``, unless they are a list of dicts with
             ``boxes``, ``scores`` and ``labels`` as they are.
         output: What the net gave for the images alone.
-        size: Height and width of the images.
+        images: What it was given, ``[n, channels, height, width]``.
         answers: Which detections count; of a list as it is, those of enough score.
         classes: How many classes there are.
 
@@ -99,23 +97,36 @@ def detections(
         InputError: it is neither, or what it gives are no detections.
     """
     if isinstance(output, list) and all(isinstance(each, Mapping) and "scores" in each for each in output):
-        for each in output:
-            _require_detection(each, classes, type(net).__name__)
-        return [_strongest(each, answers) for each in output]
+        return [_strongest(each, answers) for each in _required(output, images, classes, type(net).__name__)]
     if not callable(getattr(net, "detect", None)):
         raise InputError(
             f"{type(net).__name__} gives {type(output).__name__} for images; expected a list of dicts with boxes, "
             "scores and labels, or a method detect(predictions, size) that makes it of them"
         )
-    height, width = size
+    height, width = images.shape[-2:]
     limits = {"score_threshold": answers.score, "iou_threshold": answers.overlap, "limit": answers.limit}
     detect: Any = net.detect
     # in single precision boxes are exact to the pixel
     exact = pytree.tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, output)
-    found: list[Detection] = detect(exact, (int(height), int(width)), **limits)
+    return _required(detect(exact, (int(height), int(width)), **limits), images, classes, type(net).__name__)
+
+
+def _required(found: Any, images: Tensor, classes: int, name: str) -> list[Detection]:
+    """What a detector of the user's own gives for a batch, where boxes and scores are finite.
+
+    Raises:
+        InputError: these are not the detections of so many images.
+    """
+    if not isinstance(found, Sequence) or len(found) != len(images):
+        given = f"{len(found)} of them" if isinstance(found, Sequence) else type(found).__name__
+        raise InputError(f"{name}: expected a list with the detections of each of {len(images)} images, found {given}")
+    finite: list[Detection] = []
     for each in found:
-        _require_detection(each, classes, type(net).__name__)
-    return found
+        _require_detection(each, classes, name)
+        # COCO's evaluation takes a box that is no number for one that overlaps everything.
+        sound = each["boxes"].isfinite().all(1) & each["scores"].isfinite()
+        finite.append({key: each[key][sound] for key in ("boxes", "scores", "labels")})
+    return finite
 
 
 def _require_detection(found: Any, classes: int, name: str) -> None:

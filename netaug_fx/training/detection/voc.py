@@ -6,14 +6,13 @@ is 0, 0, 1, 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data.locations import need_folder
-from netaug_fx.training.detection.annotated_images import AnnotatedImages, Size, annotated_task
+from netaug_fx.training.detection.annotated_images import LARGEST_SIDE, AnnotatedImages, Size, annotated_task
 from netaug_fx.training.detection.annotations import Collector
 from netaug_fx.training.detection.data_config import DetectionDataConfig
 from netaug_fx.training.detection.detection_task import DetectionTask
@@ -27,6 +26,12 @@ LAYOUT = (
     "it. Get them with: python -c \"import torchvision; torchvision.datasets.VOCDetection('DIR', '2012', 'trainval', "
     "download=True)\", and likewise '2007' with 'trainval' and 'test'."
 )
+
+# VOC writes 0 and 1; programs that write its format, words.
+_DIFFICULT = {
+    **dict.fromkeys(("0", "0.0", "false", "no", "unspecified", ""), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+}
 
 Part = tuple[str, str]
 """A year's folder and the name of a list in it."""
@@ -104,7 +109,7 @@ def _parsed(file: Path) -> tuple[Size, list[ElementTree.Element]]:
     except OSError as error:
         raise DataError(f"annotation {file} cannot be read: {error}. {again}") from None
     width, height = (_number(tree, f"size/{name}") for name in ("width", "height"))
-    if width is None or height is None or not (1 <= width < math.inf and 1 <= height < math.inf):
+    if width is None or height is None or not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
         raise DataError(f"annotation {file} has no size of its image, or none above zero. {again}")
     return (int(width), int(height)), tree.findall("object")
 
@@ -127,5 +132,7 @@ def _collect(collector: Collector, place: int, item: ElementTree.Element, file: 
         return collector.skipped.add("malformed", where)
     if name not in CLASSES:
         return collector.skipped.add("unknown_class", where)
-    difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-    return collector.add(place, (xmin - 1, ymin - 1, xmax, ymax), CLASSES.index(name), difficult, where)
+    flag = (item.findtext("difficult") or "0").strip().lower()
+    if flag not in _DIFFICULT:
+        return collector.skipped.add("malformed", f"{where}, difficult {flag!r}"[:160])
+    return collector.add(place, (xmin - 1, ymin - 1, xmax, ymax), CLASSES.index(name), _DIFFICULT[flag], where)
