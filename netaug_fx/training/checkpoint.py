@@ -208,6 +208,8 @@ def _torch_load(path: Path) -> Any:
 
 
 def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder. Give a file in it: of a run's, {path / 'tiny.safetensors'}.")
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file.")
 

@@ -54,7 +54,10 @@ def margin(a: float, b: float, images: int) -> float:
 
 def no_onnx_line(facts: Mapping[str, Any]) -> str:
     """For the terminal: why there is no ONNX file; empty where there is one."""
-    return "" if facts["no_onnx"] is None else f"no ONNX file: {facts['no_onnx']}"
+    if facts["no_onnx"] is None:
+        return ""
+    first, *rest = str(facts["no_onnx"]).splitlines()
+    return f"no ONNX file: {first}" + (" (more in the report)" if rest else "")
 
 
 def write_report_files(facts: Mapping[str, Any], folder: Path, template: str, **shown: Any) -> None:

@@ -51,7 +51,7 @@ def load_model(
         return _from_file(name, offered, extra)
     if name.endswith(".py"):
         raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
-    if name in detection.names():
+    if name.startswith(("yolo_", "ssdlite_")):
         return detection.create(name, **{**offered, **extra})
     return models.create(name, **{**offered, **extra})
 

@@ -187,6 +187,8 @@ def test_the_command_line_trains_a_detector(tmp_path: Path, capsys: pytest.Captu
         ({"optim.mixup": 0.2}, r"optim\.mixup is for classification"),
         ({"data.batch_size": 64}, "do not fill one batch of 64"),
         ({"model.kwargs": {"dropout": 0.1}}, "unexpected keyword argument 'dropout'"),
+        ({"data.dir": "somewhere"}, "--data scenes reads no folder, and --data-dir somewhere is given"),
+        ({"model.name": f"{own_detector.__file__}:make_choosing"}, r"by score or by suppression.*in a method `detect`"),
         ({"distill.in_place": True}, r"--task detect has no setting 'distill\.in_place' \(--in-place\); leave it out"),
     ],
 )
@@ -200,7 +202,6 @@ def test_two_processes_judge_every_image_once(config: DetectConfig, tmp_path: Pa
     """Seventy validation images in batches of 32 do not go up in two processes: what is repeated is left out."""
     settings: dict[str, Any] = {"optim__epochs": 1, "arms": ["netaug"], "data__batch_size": 8, "device": "cpu"}
     settings |= {
-        "model__name": f"{own_detector.__file__}:make",
         "data__val_samples": 70,
         "optim__average": 0.5,
         "keep__deliver": "best",
@@ -335,5 +336,12 @@ def test_other_verbs_know_detectors(finished: Path, tmp_path: Path, capsys: pyte
     for one, other in zip(*(run_onnx(f, image) for f in (tmp_path / "decoded.onnx", finished / DECODED)), strict=True):
         assert one.tolist() == other.tolist()
     assert call("inspect", "ssdlite_scenes") == 0
-    assert call("train", "--model", "yolo_scenes", "--out", tmp_path / "run") == 2
-    assert "is a detector" in capsys.readouterr().err
+    for words, message in (
+        (("train", "--model", "yolo_scenes", "--out", tmp_path / "run"), "is a detector"),
+        (("train", "--data", "coco"), "It has boxes: give --task detect"),
+        (("train", "--task", "detect", "--config", "mobilenet_v2_tiny"), "is a recipe for classifiers"),
+        (("count", "yolo_nope"), "yolo_mobilenet_v2_tiny"),
+        (("verify", finished), "Give a file in it"),
+    ):
+        assert call(*words) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -28,6 +28,9 @@ PREFIXES: dict[str, Loader] = {
     "wds:": web_shards.load_web_shards,
 }
 
+WITH_BOXES = ("scenes", "coco", "voc")
+"""Names that ``--task detect`` knows."""
+
 # Small squares keep their own size; photographs take the size that the net was made for.
 _SIDES = {"digits": digits.SIDE, "glyphs": glyphs.SIDE, "cifar10": 32, "cifar100": 32}
 
@@ -58,6 +61,8 @@ def _unknown(name: str) -> DataError:
     known = [*LOADERS, *(f"{prefix}..." for prefix in PREFIXES)]
     close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    if name in WITH_BOXES:
+        hint = "It has boxes: give --task detect. "
     return DataError(
         f"--data {name}: there is no such folder, and no data set of that name. {hint}"
         f"Give a folder with one sub-folder of images for each class, or one of: {', '.join(map(repr, known))}."

@@ -125,7 +125,7 @@ class Collector:
         self._ignore.append(ignore)
         return None
 
-    def boxes(self, name: str) -> Boxes:
+    def boxes(self, name: str, remedy: str = "Repair the annotations.") -> Boxes:
         """Everything that was taken.
 
         Raises:
@@ -134,7 +134,7 @@ class Collector:
         if all(self._ignore):
             crowds = [f"crowds and difficult objects, which are not to be found: {len(self._ignore):,}"]
             why = "; ".join((crowds if self._ignore else []) + self.skipped.lines()) or "it has none"
-            raise DataError(f"{name}: no image has a box that can be used: {why}. Repair the annotations.")
+            raise DataError(f"{name}: no image has a box that can be used: {why}. {remedy}")
         targets = make_target(self._corners, self._labels, self._ignore)
         return Boxes(self._images, targets, len(self.sizes))
 

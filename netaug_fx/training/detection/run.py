@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from netaug_fx.errors import CheckError, PlanError, TraceError
 from netaug_fx.training.arm import Arm, augmented
 from netaug_fx.training.config import ArmName
 from netaug_fx.training.detection.detect_config import DetectConfig
@@ -91,7 +92,16 @@ class Detect:
     def net(self, config: DetectConfig, task: DetectionTask, arm: ArmName) -> nn.Module:
         """The net of an arm with its first weights."""
         net = first_detector(config, task)
-        return net if arm == "baseline" else augmented(net, config.netaug, task, config.seed)
+        if arm == "baseline":
+            return net
+        try:
+            return augmented(net, config.netaug, task, config.seed)
+        except (CheckError, PlanError, TraceError) as error:
+            raise type(error)(
+                f"{error}\nA detector that chooses boxes within its forward, by score or by suppression, has outputs of "
+                "no fixed shape, and one that asks for targets in training mode cannot be looked into: let it give "
+                "predictions and choose in a method `detect` (docs/detection.md), or train it with --arms baseline"
+            ) from error
 
     def arm(
         self, name: ArmName, config: DetectConfig, task: DetectionTask, accelerator: Any, net: nn.Module, folder: Path

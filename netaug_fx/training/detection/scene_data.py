@@ -76,8 +76,11 @@ def load_scenes(config: DetectionDataConfig, seed: int) -> DetectionTask:
     """``--data scenes``: ``train_samples`` scenes an epoch by ``seed``, and the same ``val_samples`` for every seed.
 
     Raises:
-        DataError: matplotlib came without one of its fonts, or torchvision is asked for and not installed.
+        DataError: a folder is given; matplotlib came without one of its fonts; or torchvision is asked for and not
+            installed.
     """
+    if config.dir is not None:
+        raise DataError(f"--data scenes reads no folder, and --data-dir {config.dir} is given: choose coco or voc")
     side = config.image_size or SIDE
     return DetectionTask(
         name="scenes",

@@ -33,6 +33,8 @@ _DIFFICULT = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
 }
 
+_REMEDY = "Repair the annotations; sets with classes that are not VOC's twenty are read in COCO's format (--data coco)."
+
 Part = tuple[str, str]
 """A year's folder and the name of a list in it."""
 
@@ -84,7 +86,7 @@ def read_voc(root: Path, parts: list[Part]) -> AnnotatedImages:
             _collect(collector, place, item, file)
     what = f"Pascal VOC in {root}, {' and '.join('/'.join(part) for part in parts)}"
     paths = [year / "JPEGImages" / f"{name}.jpg" for year, name in named]
-    return AnnotatedImages(paths, collector.sizes, collector.boxes(what), collector.skipped, what)
+    return AnnotatedImages(paths, collector.sizes, collector.boxes(what, _REMEDY), collector.skipped, what)
 
 
 def _names(file: Path) -> Iterator[str]:
