@@ -98,8 +98,8 @@ class Detect:
             return augmented(net, config.netaug, task, config.seed)
         except (CheckError, PlanError, TraceError) as error:
             raise type(error)(
-                f"{error}\nA detector that chooses boxes within its forward, by score or by suppression, has outputs of "
-                "no fixed shape, and one that asks for targets in training mode cannot be looked into: let it give "
+                f"{error}\nA detector that chooses boxes within its forward, by score or by suppression, has outputs "
+                "of no fixed shape, and one that asks for targets in training mode cannot be looked into: let it give "
                 "predictions and choose in a method `detect` (docs/detection.md), or train it with --arms baseline"
             ) from error
 
