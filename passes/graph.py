@@ -7,7 +7,7 @@ dimension that cannot grow; and the bipartite graph of tensors and groups that b
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,10 +132,10 @@ def _blocks(model: nn.Module) -> frozenset[str]:
     }
     counts = Counter(type(module) for module in units.values())
     repeated = [path for path, module in units.items() if counts[type(module)] > 1]
-    chosen: list[str] = []
+    chosen: set[str] = set()
     for path in sorted(repeated, key=lambda path: path.count(".")):
-        if not any(_within(path, outer) for outer in chosen):
-            chosen.append(path)
+        if chosen.isdisjoint(_upwards(path)):
+            chosen.add(path)
     return frozenset(chosen)
 
 
@@ -144,12 +144,16 @@ def weight_matrices(module: nn.Module) -> int:
     return sum(parameter.dim() >= 2 for parameter in module.parameters())
 
 
-def _within(path: str, outer: str) -> bool:
-    return path == outer or path.startswith(outer + ".")
+def _upwards(path: str) -> Iterator[str]:
+    """A module's path, and those of the modules around it."""
+    names = path.split(".")
+    return (".".join(names[:count]) for count in range(len(names), 0, -1))
 
 
 def _inside_block(layers: Sequence[str], blocks: frozenset[str]) -> bool:
-    return any(all(_within(layer, block) for layer in layers) for block in blocks)
+    """Whether one block holds all layers; no block is inside another."""
+    around = {next((path for path in _upwards(layer) if path in blocks), None) for layer in layers}
+    return len(around) == 1 and None not in around
 
 
 # -- what is shown ---------------------------------------------------------------------------------
