@@ -1,6 +1,6 @@
 """A fixed sample of other people's nets, held against everything that is claimed of any net.
 
-The whole zoos are run by ``python -m benchmarks.coverage``; here are one small net of most of timm's families, nets of
+The whole zoos are run by ``python -m benchmarks.coverage``; here are one small net of half of timm's families, nets of
 torchvision's four packages, and eight model types of transformers. Three are exported to ONNX, which takes longer than
 all else.
 """

@@ -51,7 +51,8 @@ def load_model(
         return _from_file(name, offered, extra)
     if name.endswith(".py"):
         raise InputError(f"--model {name}: add the function that builds the net, as in {name}:make_net")
-    if name.startswith(("yolo_", "ssdlite_")):
+    meant_as_detector = name not in models.names() and name.startswith(("yolo_", "ssdlite_"))
+    if name in detection.names() or meant_as_detector:  # a misspelt one is answered with the detectors' names
         return detection.create(name, **{**offered, **extra})
     return models.create(name, **{**offered, **extra})
 

@@ -19,7 +19,7 @@ from netaug_fx.training import engine
 
 PRELOADED = [
     *("netaug_fx.training.commands", "netaug_fx.training.run", "netaug_fx.training.evolve_run"),
-    *("pytorch_lightning", "timm", "transformers.trainer", "torch.distributed.optim.zero_redundancy_optimizer"),
+    *("pytorch_lightning", "timm", "transformers.trainer"),
 ]
 """What `conftest.py` has imported once for all processes that are forked from one server."""
 

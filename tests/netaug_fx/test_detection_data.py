@@ -11,8 +11,10 @@ from PIL import Image
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data import pictures
+from netaug_fx.training.data.sources import WITH_BOXES
 from netaug_fx.training.detection import DetectionDataConfig, DetectionTask, load_detection_task, make_loaders
 from netaug_fx.training.detection.annotations import KINDS, Boxes, Collector, make_target
+from netaug_fx.training.detection.sources import LOADERS
 from tests.netaug_fx.detection_sets import CATEGORIES, box, coco_config, coco_file, make_coco
 
 
@@ -304,6 +306,7 @@ def test_validation_classes_are_those_of_training_by_name(tmp_path: Path) -> Non
 
 
 def test_unknown_names_lead_to_those_alike(tmp_path: Path) -> None:
+    assert set(WITH_BOXES) == set(LOADERS)
     with pytest.raises(DataError, match=r"--data Coco: .* Did you mean 'coco'\? Give one of: 'scenes', 'coco', 'voc'"):
         load_detection_task(DetectionDataConfig(name="Coco"), seed=0)
     with pytest.raises(DataError, match=r"--data coco needs --data-dir DIR .*val2017\.zip"):
