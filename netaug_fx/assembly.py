@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def assemble(base: Tensor, extras: list[Tensor], tensor: ElasticTensor, selected
         order = selected[dim].order
         if order is not None:
             result = result.index_select(dim, order.to(result.device))
-    return _formatted_like(base, result)
+    return in_format_of(base, result)
 
 
 def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
@@ -64,15 +65,26 @@ def _take(block: Tensor, dim: int, chosen: Tensor | None, count: int) -> Tensor:
     return block.index_select(dim, chosen.to(block.device))
 
 
-def _formatted_like(base: Tensor, result: Tensor) -> Tensor:
-    """A slice without elements, or an index, takes away the format that fast kernels want."""
-    if base.is_contiguous():
+def in_format_of(base: Tensor, result: Tensor) -> Tensor:
+    """``result`` with its dimensions in the order in memory that ``base`` has: as usual, or channels last.
+
+    Convolutions choose their kernels, and the order of their output, by the strides of their weight, those of
+    dimensions of one element included, which tell the two orders apart where the elements lie alike.
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(base.dim())
+    if last is None or not _has_channels_last(base):
         return result
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    wanted = formats.get(base.dim())
-    if wanted is None or not base.is_contiguous(memory_format=wanted):
-        return result
-    return result.contiguous(memory_format=wanted)
+    return result.to(memory_format=last)
+
+
+def _has_channels_last(tensor: Tensor) -> bool:
+    n, c, *space = tensor.shape
+    strides = tensor.stride()
+    return strides != _row_major(tensor.shape) and (strides[0], *strides[2:], strides[1]) == _row_major((n, *space, c))
+
+
+def _row_major(sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(sizes[dim + 1 :]) for dim in range(len(sizes)))
 
 
 def disassemble(

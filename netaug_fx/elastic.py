@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble, selections
+from netaug_fx.assembly import MUTATED, SHARED, STATISTIC, ElasticTensor, assemble, in_format_of, selections
 from netaug_fx.errors import BranchError, InputError
 from netaug_fx.guards import expect
 from netaug_fx.passes.layout import Layout, Selection, Widths, positions, shape, size
@@ -176,7 +176,7 @@ def _current(module: nn.Module, name: str) -> Any:
     active.assembling = True
     try:
         if active.shapes_only and tensor.dims:
-            result = base.new_empty(shape(tensor.layouts, active.widths))
+            result = in_format_of(base, base.new_empty(shape(tensor.layouts, active.widths)))
         elif tensor.dims:
             blocks = [registered[extra] for extra in tensor.extras]
             selected = active.selected.get(tensor.full_name)

@@ -26,6 +26,7 @@ MOVING = frozenset(
         "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "expand", "slice", "split", "split_with_sizes",
         "cat", "stack", "select", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle",
         "channel_shuffle", "native_channel_shuffle", "clone", "alias", "index_select", "constant_pad_nd", "unfold",
+        "as_strided", "as_strided_",
     )
 )  # fmt: skip
 """Operators whose elements are followed, so that numbers among their arguments need no other look."""

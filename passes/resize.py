@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from netaug_fx.assembly import in_format_of
 from netaug_fx.elastic import MADE_BY, STATE, ForwardSource, integer_attributes
 from netaug_fx.passes import channels
 from netaug_fx.passes.channels import Type, Var
@@ -133,6 +134,7 @@ class _Resizing:
         with torch.no_grad():
             is_buffer = not isinstance(old, nn.Parameter)
             new = self.fill(Resized(old.detach(), layouts, contracted, before, after, is_buffer)).to(old)
+            new = in_format_of(old, new)
         return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
     # -- integers and forwards ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, SHARED, STATISTIC, ElasticTensor
+from netaug_fx.assembly import BUFFER, MUTATED, PARAMETER, SHARED, STATISTIC, ElasticTensor, in_format_of
 from netaug_fx.elastic import STATE, Active, ForwardSource, ModuleState, elastic_class, integer_attributes
 from netaug_fx.passes.channels import Type
 from netaug_fx.passes.copying import copy_model
@@ -146,7 +146,7 @@ class _Widening:
         contracted = tensor.contracted
         fan_in = math.prod(size(tensor.layouts[d], self.plan.widest) / base.shape[d] for d in contracted)
         draw_beside_(block, base, fan_in if contracted else None, self.generator)
-        return block.to(dtype=base.dtype, device=base.device)
+        return in_format_of(base, block.to(dtype=base.dtype, device=base.device))
 
     # -- integers and forwards ---------------------------------------------------------------------
 

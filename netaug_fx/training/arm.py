@@ -132,6 +132,8 @@ class Arm:
         train, self.order, val = self.objective.loaders(self)
         self.counts = ("loss", "augmented_loss", *self.objective.counts, "images")
         self.fingerprint = _fingerprint(self.config, self.net)
+        if optim.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(self.net, optim)
         self.wrapped, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
             _Prepared(self.net), optimizer, train, val

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from netaug_fx.atomic import write_text
 from netaug_fx.errors import DataError, ExportError, InputError, RunError
+from netaug_fx.passes.copying import copy_model
 from netaug_fx.passes.onnx_export import export_onnx
 from netaug_fx.training.checkpoint import writing
 from netaug_fx.training.config import Config, RunConfig, load_config
@@ -203,6 +204,7 @@ def check_request(config: RunConfig, task: Problem, net: nn.Module, batches: int
     Raises:
         DataError: the images do not make a step.
         ExportError: the opset that was asked for cannot be had.
+        InputError: the net does not run in the memory order that was asked for.
     """
     processes: int = PartialState().num_processes  # type: ignore[has-type]
     batches //= processes
@@ -211,9 +213,23 @@ def check_request(config: RunConfig, task: Problem, net: nn.Module, batches: int
             f"data set {task.name}: an epoch has {batches} batches for each process, which do not make a step of "
             f"{config.optim.accumulate}. Lower optim.accumulate or data.batch_size."
         )
+    if config.optim.channels_last:
+        _require_channels_last(net, task, config.model.name)
     if config.opset is not None:
         with tempfile.TemporaryDirectory() as scratch:
             export_onnx(net.eval(), Path(scratch) / "trial.onnx", (task.example(1),), opset=config.opset)
+
+
+def _require_channels_last(net: nn.Module, task: Problem, name: str) -> None:
+    tried = copy_model(net).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad():
+            tried(task.example())
+    except RuntimeError as error:
+        raise InputError(
+            f"optim.channels_last: model {name} does not run in channels-last memory order: {error}. Leave the setting "
+            "out, or write flatten or reshape where its forward has view."
+        ) from error
 
 
 def export_net(net: nn.Module, file: Path, image: Tensor, opset: int | None) -> str | None:

@@ -138,6 +138,11 @@ class OptimConfig(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="Mixed precision of forward passes; fp16 needs a GPU."
     )
+    channels_last: bool = Field(
+        default=False,
+        description="Keep the weights of convolutions in channels-last memory order. On a CPU nets of depthwise "
+        "convolutions train up to 1.6 times as fast, others may be slower.",
+    )
 
 
 class SplitConfig(Section):

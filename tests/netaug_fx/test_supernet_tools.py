@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import netaug_fx
 from netaug_fx.errors import InputError
-from netaug_fx.models import digits_net
+from netaug_fx.models import create, digits_net
 from netaug_fx.passes.layout import select
 from netaug_fx.supernet import control
 from tests import invariants
@@ -86,6 +86,33 @@ def test_weights_keep_their_memory_format(name: str) -> None:
         with supernet.augmented(widths):
             for convolution in convolutions:
                 assert convolution.weight.is_contiguous(memory_format=torch.channels_last), widths
+
+
+NETS_IN_CHANNELS_LAST = {
+    "pooling_runs_another_operator": lambda: (create("resnet20"), torch.randn(2, 3, 32, 32)),
+    "a_kernel_of_one_pixel_decides_the_order": lambda: (
+        WIRINGS["literal_in_child"].build(),
+        WIRINGS["literal_in_child"].inputs(2)[0][0],
+    ),
+}
+
+
+@pytest.mark.parametrize("images_too", [False, True])
+@pytest.mark.parametrize("build", NETS_IN_CHANNELS_LAST.values(), ids=NETS_IN_CHANNELS_LAST)
+def test_a_model_in_channels_last_grows_as_much(build: Any, images_too: bool) -> None:
+    """Operators depend on the order in memory: widths at which it was another were to stay, of these nets all."""
+    model, images = build()
+    usual: Any = netaug_fx.augment(model, 2, example_inputs=images)
+    model.to(memory_format=torch.channels_last)
+    if images_too:
+        images = images.to(memory_format=torch.channels_last)
+    other: Any = netaug_fx.augment(model, 2, example_inputs=images)
+    assert [(g.name, g.choices) for g in other.groups] == [(g.name, g.choices) for g in usual.groups]
+    weights = [p for p in other.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    assert torch.equal(evaluated(other, images), evaluated(model, images))
+    with usual.augmented(usual.widest), other.augmented(other.widest):
+        assert torch.allclose(evaluated(other, images), evaluated(usual, images), atol=1e-4)
 
 
 def test_what_is_found_without_gradients_serves_training() -> None:

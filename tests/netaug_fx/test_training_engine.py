@@ -21,7 +21,7 @@ from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import Task, load_task
-from netaug_fx.training.interrupt import StopRequest
+from netaug_fx.training.interrupt import Interrupted, StopRequest
 from netaug_fx.training.methods import NetAug
 from netaug_fx.training.objective import mixture
 from netaug_fx.training.progress import Silent
@@ -30,6 +30,7 @@ from tests.netaug_fx.training_runs import (
     STEPS,
     assert_same_results,
     changed,
+    interrupt_at_step,
     make_arm,
     one_step,
     rows_of,
@@ -88,6 +89,47 @@ def test_mixed_precision_trains_and_leaves_no_trace_in_the_net(config: TrainConf
     assert "forward" not in vars(mixed.net)
     tiny = netaug_fx.extract(mixed.net)
     assert netaug_fx.verify(tiny, build_net(config, task, "baseline"), example_inputs=task.example()).passed
+
+
+def test_channels_last_is_the_same_training(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    """But for rounding, and in every convolution, extra weights included; what was trained is verified as usual."""
+    usual, other = (
+        one_step(make_arm(changed(config, optim__channels_last=wanted), task, tmp_path)) for wanted in (False, True)
+    )
+    assert same_weights(usual.net, other.net, 1e-5)
+    pictures = [p for p in other.net.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in pictures)
+    assert not all(p.is_contiguous() for p in pictures)
+    tiny = netaug_fx.extract(other.net)
+    assert netaug_fx.verify(tiny, build_net(config, task, "baseline"), example_inputs=task.example()).passed
+
+
+def test_a_run_in_channels_last_goes_on_bit_for_bit(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(config, optim__channels_last=True, optim__epochs=2)
+    whole, stopped = run.start(config, tmp_path / "whole"), tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 2 * STEPS + 4)
+        with pytest.raises(Interrupted):
+            run.start(config, stopped)
+    assert_same_results(run.resume(stopped), whole)
+
+
+def test_a_net_that_cannot_be_run_in_channels_last_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.fc = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(self.conv(x).view(len(x), -1))\n"
+    )
+    with pytest.raises(InputError, match=r"optim\.channels_last: model .*net\.py:Net .*reshape where its forward has"):
+        run.start(changed(config, model__name=f"{net}:Net", optim__channels_last=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU, which fp16 is for")
