@@ -152,7 +152,9 @@ WARMUP = 0.05
 DIGIT_IMAGES = 1438
 """Training images of scikit-learn's digits: four fifths, rounded class by class."""
 
-_TINY = {"model.name": f"{NETS}:tiny", "model.kwargs.depth": 1}
+_TINY = {"model.name": f"{NETS}:tiny", "model.kwargs.depth": 1, "optim.channels_last": True}
+"""In channels-last order cells of depthwise convolutions take a third less CPU time."""
+
 _GLYPHS = {"data.name": "glyphs", "data.batch_size": BATCH, "data.val_samples": 10_000, "data.fresh": True}
 FEW_DIGITS = 179
 """Training images where nine tenths are for validation: with four fifths to learn from, every net reaches 98 %."""
