@@ -53,16 +53,16 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
     p.add_argument("--nets", nargs="+", default=list(NETS), choices=net_names(), metavar="NET")
-    p.add_argument("--batch-sizes", nargs="+", type=int, default=[32], metavar="N")
-    p.add_argument("--resolution", type=int, default=96, metavar="PIXELS", help="side of the images; 96")
-    p.add_argument("--pool", type=int, default=2, metavar="K", help="assignments of widths; 2")
-    p.add_argument("--repetitions", type=int, default=5, metavar="N", help="rounds of the whole pool; 5")
+    p.add_argument("--batch-sizes", nargs="+", type=stored.positive, default=[32], metavar="N")
+    p.add_argument("--resolution", type=stored.positive, default=96, metavar="PIXELS", help="side of the images; 96")
+    p.add_argument("--pool", type=stored.positive, default=2, metavar="K", help="assignments of widths; 2")
+    p.add_argument("--repetitions", type=stored.positive, default=5, metavar="N", help="rounds of the whole pool; 5")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--backend", default="inductor", help="of torch.compile; inductor")
     p.add_argument("--mode", help="of torch.compile's inductor, such as reduce-overhead")
     p.add_argument("--amp", action="store_true", help="mixed precision, in bfloat16")
     p.add_argument("--channels-last", action="store_true", help="images and weights in this memory format")
-    p.add_argument("--divisor", type=int, default=1, help="widths above the original's are multiples of it")
+    p.add_argument("--divisor", type=stored.positive, default=1, help="widths above the original's are multiples of it")
     stored.add_arguments(p, RESULTS)
     return p
 
@@ -192,6 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: there is no CUDA device; leave it out")
+    if options.backend not in (known := torch.compiler.list_backends(())):
+        raise SystemExit(f"--backend {options.backend}: there is no such backend; there are {', '.join(known)}")
+    if options.mode is not None and options.backend != "inductor":
+        raise SystemExit(f"--mode {options.mode} is for the backend inductor, not {options.backend}")
     stored.measured(options, lambda: rows(options), table)
 
 

@@ -49,10 +49,12 @@ def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=raw)
     p.add_argument("--nets", nargs="+", default=list(NETS), choices=net_names(), metavar="NET")
-    p.add_argument("--processes", type=int, default=2, metavar="N")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a step of all processes; 64")
-    p.add_argument("--resolution", type=int, default=96, metavar="PIXELS", help="side of the images; 96")
-    p.add_argument("--repetitions", type=int, default=9, metavar="N", help="rounds; 9")
+    p.add_argument("--processes", type=stored.positive, default=2, metavar="N")
+    p.add_argument(
+        "--batch-size", type=stored.positive, default=64, metavar="N", help="images in a step of all processes; 64"
+    )
+    p.add_argument("--resolution", type=stored.positive, default=96, metavar="PIXELS", help="side of the images; 96")
+    p.add_argument("--repetitions", type=stored.positive, default=9, metavar="N", help="rounds; 9")
     stored.add_arguments(p, RESULTS)
     return p
 

@@ -29,6 +29,7 @@ from benchmarks import overhead_passes as passes
 from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
 from benchmarks.slicing import SlicedNet
+from benchmarks.stored import keep_others, positive
 from benchmarks.timing import Timing, cell, ratio, rounds, series, timed
 from netaug_fx.atomic import write_text
 from netaug_fx.example_inputs import resolve_inputs
@@ -68,6 +69,7 @@ time, which other programs on the machine disturb less. To compare CPU times, us
 examples
   python -m benchmarks.overhead --batch-sizes 32 128 --threads 1 2
   python -m benchmarks.overhead --nets mcunet --repetitions 21
+  python -m benchmarks.overhead --channels-last --out channels_last.json
   python -m benchmarks.overhead --device cuda --batch-sizes 128 --resolution 160
   python -m benchmarks.overhead --nets digits_net --resolution 8 --batch-sizes 64 --out digits.json
 
@@ -84,11 +86,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add = parser.add_argument
     add("--nets", nargs="+", default=list(NETS), choices=net_names(), metavar="NET", help="names; all seven")
-    add("--batch-sizes", nargs="+", type=_positive, default=[32], metavar="N", help="images in a pass; 32")
-    add("--threads", nargs="+", type=_positive, default=[1], metavar="N", help="CPU threads of torch; 1")
-    add("--resolution", type=_positive, default=RESOLUTION, metavar="PIXELS", help="side of the images; 96")
-    add("--repetitions", type=_positive, default=9, metavar="N", help="rounds, or timed calls; 9")
-    add("--draws", type=_positive, default=3, metavar="N", help="assignments of widths; 3")
+    add("--batch-sizes", nargs="+", type=positive, default=[32], metavar="N", help="images in a pass; 32")
+    add("--threads", nargs="+", type=positive, default=[1], metavar="N", help="CPU threads of torch; 1")
+    add("--resolution", type=positive, default=RESOLUTION, metavar="PIXELS", help="side of the images; 96")
+    add("--repetitions", type=positive, default=9, metavar="N", help="rounds, or timed calls; 9")
+    add("--draws", type=positive, default=3, metavar="N", help="assignments of widths; 3")
+    add("--channels-last", action="store_true", help="weights and images of passes in channels-last memory order")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where passes run; the compiler runs on the CPU")
     add("--out", type=Path, default=RESULTS, metavar="FILE", help="JSON; benchmarks/results/overhead.json")
     options = parser.parse_args(arguments)
@@ -97,21 +100,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    settings = {"ratio": RATIO, **{key: value for key, value in vars(options).items() if key != "out"}}
+    keep_others(options.out, settings)
     started = time.perf_counter()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     nets = []
     for number, name in enumerate(options.nets, start=1):
         print(f"{number} of {len(options.nets)}: {name}", file=sys.stderr, flush=True)
         nets.append(measure(name, options))
-    settings = ("batch_sizes", "threads", "resolution", "repetitions", "draws", "device")
     result = {
         "command": command(options),
         "goals": GOALS,
@@ -122,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "torch-pruning": torch_pruning.__version__,
             "python": platform.python_version(),
         },
-        "settings": {"ratio": RATIO, **{key: getattr(options, key) for key in settings}},
+        "settings": settings,
         "seconds": round(time.perf_counter() - started, 1),
         "nets": nets,
     }
@@ -150,11 +148,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "memory": passes.transient_memory(supernet, example.repeat(4, 1, 1, 1), supernet.widest),
         "passes": [],
     }
-    model, supernet = model.to(options.device), supernet.to(options.device)
+    order = torch.channels_last if options.channels_last else torch.preserve_format
+    model, supernet = (net.to(options.device, memory_format=order) for net in (model, supernet))
     for threads in options.threads:
         torch.set_num_threads(threads)
         for batch_size in options.batch_sizes:
-            x = torch.randn(batch_size, *example.shape[1:], device=options.device)
+            x = torch.randn(batch_size, *example.shape[1:], device=options.device).to(memory_format=order)
             ratios = compared(model, supernet, x, options.repetitions, options.draws)
             found["passes"].append({"batch_size": batch_size, "threads": threads, **ratios})
     return found
@@ -248,6 +247,8 @@ def command(options: argparse.Namespace) -> str:
     words += [f"--repetitions {options.repetitions}", f"--draws {options.draws}"]
     if options.resolution != RESOLUTION:
         words.append(f"--resolution {options.resolution}")
+    if options.channels_last:
+        words.append("--channels-last")
     if options.device != "cpu":
         words.append(f"--device {options.device}")
     return " ".join(words)

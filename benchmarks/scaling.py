@@ -4,7 +4,7 @@ ResNets for images of 32 pixels, one thread. Exponents are slopes of straight li
 width through the larger half of the points, where fixed costs are outgrown. From the root of the repository:
 
     python -m benchmarks.scaling
-    python -m benchmarks.scaling --sweeps depth --depths 20 56 110
+    python -m benchmarks.scaling --sweeps depth --depths 20 56 110 --out depths.json
 """
 
 from __future__ import annotations
@@ -35,13 +35,34 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--sweeps", nargs="+", choices=("depth", "width", "ratio"), default=["depth", "width", "ratio"])
-    p.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS), help="layers, 6n + 2; at width 1, ratio 3")
-    p.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS), help="factors; at depth 20, ratio 3")
-    p.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS), help="at depth 20, width 1")
-    p.add_argument("--batch-size", type=int, default=2, help="images in a step (default: 2)")
-    p.add_argument("--repetitions", type=int, default=3, help="timed calls, of which the median counts (default: 3)")
+    p.add_argument("--depths", nargs="+", type=_depth, default=list(DEPTHS), help="layers, 6n + 2; at width 1, ratio 3")
+    p.add_argument(
+        "--widths", nargs="+", type=stored.positive, default=list(WIDTHS), help="factors; at depth 20, ratio 3"
+    )
+    p.add_argument("--ratios", nargs="+", type=_ratio, default=list(RATIOS), help="at depth 20, width 1")
+    p.add_argument("--batch-size", type=stored.positive, default=2, help="images in a step (default: 2)")
+    p.add_argument(
+        "--repetitions", type=stored.positive, default=3, help="timed calls, of which the median counts (default: 3)"
+    )
     stored.add_arguments(p, RESULTS)
     return p
+
+
+def _depth(text: str) -> int:
+    depth = stored.positive(text)
+    if depth < 8 or depth % 6 != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 6n + 2 layers, such as 20")
+    return depth
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0.0
+    if not 1 < ratio < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 1")
+    return ratio
 
 
 def points(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:

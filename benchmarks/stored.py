@@ -6,11 +6,18 @@ import argparse
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from netaug_fx.atomic import write_text
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
@@ -28,14 +35,36 @@ def measured(options: argparse.Namespace, rows: Callable[[], Any], table: Callab
         table: Makes the table of what the file holds: ``settings``, ``torch``, ``load`` and ``rows``.
 
     Raises:
-        SystemExit: the table is wanted, and nothing is there.
+        SystemExit: the table is wanted, and nothing is there; or the file holds figures of other settings, which would
+            be lost.
     """
+    settings = {key: value for key, value in vars(options).items() if key not in ("table", "out")}
     if not options.table:
+        keep_others(options.out, settings)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        settings = {key: value for key, value in vars(options).items() if key not in ("table", "out")}
         facts = {"settings": settings, "torch": importlib.metadata.version("torch"), "load": load}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps({**facts, "rows": rows()}, indent=1) + "\n")
     if not options.out.exists():
         raise SystemExit(f"{options.out} is not there; leave --table out to make it")
-    print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+    result = json.loads(options.out.read_text(encoding="utf-8"))
+    if result.get("settings", {}).keys() != settings.keys():
+        raise SystemExit(f"{options.out} was written by another benchmark")
+    print(table(result))
+
+
+def keep_others(file: Path, settings: Mapping[str, Any]) -> None:
+    """Looks, before anything is measured, whether a file holds figures of other settings.
+
+    Raises:
+        SystemExit: it does.
+    """
+    if not file.exists():
+        return
+    there = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+    others = [f"{key} {there.get(key)}" for key, value in settings.items() if there.get(key) != value]
+    if others:
+        raise SystemExit(
+            f"{file} holds figures of other settings ({', '.join(others)}), which would be lost: give another file by "
+            "--out, or delete this one first"
+        )

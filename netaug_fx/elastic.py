@@ -185,7 +185,8 @@ def _current(module: nn.Module, name: str) -> Any:
             result = assemble(base, blocks, tensor, selected)
         else:
             result = base.clone()
-        if written and result.is_inference():
+        # torch.compile cannot ask a tensor for this.
+        if written and not torch.compiler.is_compiling() and result.is_inference():
             with torch.inference_mode(False):
                 result = result.clone()  # later passes of this context, with gradients, write into it
         if not result.requires_grad and base.requires_grad:

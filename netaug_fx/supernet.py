@@ -295,7 +295,7 @@ def control(supernet: Any) -> Control:
     if not isinstance(found, Control):
         raise InputError(
             f"{type(supernet).__name__} is not a supernet: give what netaug_fx.augment(model) returned "
-            "(of a wrapped one, such as DistributedDataParallel, the .module)"
+            "(not what DistributedDataParallel or torch.compile put around it)"
         )
     return found
 

@@ -7,7 +7,9 @@ element of a layout has one coordinate per ``Grow`` it lies in, and belongs to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -151,7 +153,6 @@ def coordinates(layout: Layout, widths: Widths, group: int) -> Tensor:
     return result
 
 
-@lru_cache(maxsize=65536)
 def positions(layout: Layout, widths: Widths | None, within: Widths) -> Tensor:
     """Where the elements of a dimension at ``widths`` (None: the original's) sit in the same dimension at
     ``within``."""
@@ -177,13 +178,23 @@ class Selection:
     stored: Tensor | None
     order: Tensor | None
 
+    @property
+    def elements(self) -> int:
+        """Numbers that it holds, itself as one."""
+        return 1 + sum(t.numel() for t in (self.extras, self.stored, self.order) if t is not None)
 
-@lru_cache(maxsize=65536)
+
 def select(layout: Layout, widths: Widths, widest: Widths, device: torch.device = _CPU) -> Selection:
     """The stored elements of a dimension that are active at ``widths``; index tensors are on ``device``."""
-    total = size(layout, widest)
     if isinstance(layout, Grow):
         return Selection(None, widths[layout.group] - layout.size, None, None)
+    groups = _numbers_of(layout)
+    key = (layout, tuple(widths[group] for group in groups), tuple(widest[group] for group in groups), device)
+    return recent.get(key) or recent.keep(key, _select(layout, widths, widest, device))
+
+
+def _select(layout: Layout, widths: Widths, widest: Widths, device: torch.device) -> Selection:
+    total = size(layout, widest)
     with torch.inference_mode(False):  # what is found once serves passes with gradients, too
         base = positions(layout, None, widest)
         stored = torch.full((total,), -1, dtype=torch.int64)
@@ -204,6 +215,50 @@ def select(layout: Layout, widths: Widths, widest: Widths, device: torch.device 
             None if _counts_up(numbers) else both.to(device),
             None if _counts_up(order) else order.to(device),
         )
+
+
+class RecentSelections:
+    """The selections asked for last, as many as have ``most`` elements in all.
+
+    Widths are drawn anew in every step, and of a dimension that many groups share nearly every draw is another: without
+    a limit, a long training would keep them all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.elements = 0
+        self._found: OrderedDict[Hashable, Selection] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Selection | None:
+        """What is kept under a key, which is then the last to go; None where nothing is."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def keep(self, key: Hashable, selection: Selection) -> Selection:
+        """Keeps a selection, lets older ones go that are too many, and returns it."""
+        with self._lock:
+            self.elements += selection.elements - (self._found[key].elements if key in self._found else 0)
+            self._found[key] = selection
+            while self.elements > self.most:
+                self.elements -= self._found.popitem(last=False)[1].elements
+        return selection
+
+    def clear(self) -> None:
+        """Forgets all."""
+        with self._lock:
+            self._found.clear()
+            self.elements = 0
+
+
+recent = RecentSelections(1 << 22)  # 32 MB
+
+
+@lru_cache(maxsize=4096)
+def _numbers_of(layout: Layout) -> tuple[int, ...]:
+    return tuple(sorted(groups_in(layout)))
 
 
 def _counts_up(numbers: Tensor) -> bool:

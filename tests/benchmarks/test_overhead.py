@@ -39,7 +39,7 @@ def test_one_repetition_on_the_digits_net_fills_every_field(tmp_path: Path, caps
 
 def test_the_command_in_the_results_repeats_the_settings() -> None:
     given = ["--nets", "digits_net", "small_vit", "--batch-sizes", "3", "5", "--resolution", "32", "--repetitions", "2"]
-    options = overhead.parse_arguments([*given, "--draws", "1", "--threads", "1", "2"])
+    options = overhead.parse_arguments([*given, "--draws", "1", "--threads", "1", "2", "--channels-last"])
     words = shlex.split(overhead.command(options))
     assert words[:3] == ["python", "-m", "benchmarks.overhead"]
     assert overhead.parse_arguments(words[3:]) == options

@@ -157,6 +157,53 @@ def test_wider_nets_are_one_graph(name: str) -> None:
     assert counted.frame_count == 2
 
 
+class Tracked(nn.Module):
+    """Keeps a mean of its channels, and how often it was called, in buffers that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(0), 0.1)
+            self.calls += 1
+        return self.b(x - self.mean)  # type: ignore[no-any-return]
+
+
+def test_a_net_that_writes_into_buffers_is_one_graph_at_each_assignment() -> None:
+    x = torch.randn(4, 6)
+    supernet = netaug_fx.augment(Tracked(), 3, example_inputs=x)
+    eager = copy.deepcopy(supernet)
+    net, counted = compiled(supernet)
+    for widths in ({}, {"a": 16}, {"a": 24}, {"a": 16}):
+        for each, around in ((net, supernet), (eager, eager)):
+            each(x).square().mean().backward()
+            with around.augmented(widths):
+                each(x).square().mean().backward()
+    assert_same_gradients(supernet, eager)
+    for ours, theirs in zip(supernet.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert counted.frame_count == 1 + 3
+
+
+def test_the_dense_net_of_evolve_is_one_graph() -> None:
+    split = netaug_fx.evolve(make_net(), keep=0.5, example_inputs=X)
+    eager = copy.deepcopy(split)
+    net, counted = compiled(split)
+    for _ in range(2):
+        for each, around in ((net, split), (eager, eager)):
+            with around.dense():
+                loss_of(each).backward()
+    assert_same_gradients(split, eager)
+    for ours, theirs in zip(split.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert counted.frame_count == 1
+
+
 def test_index_tensors_are_made_before_the_pass() -> None:
     """In the graph they would be made anew in every pass, on the CPU, and copied: a GPU would wait."""
     wiring = WIRINGS["dense_running_concat"]

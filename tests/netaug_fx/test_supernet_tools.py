@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 import netaug_fx
 from netaug_fx.errors import InputError
 from netaug_fx.models import create, digits_net
-from netaug_fx.passes.layout import select
+from netaug_fx.passes.layout import recent
 from netaug_fx.supernet import control
 from tests import invariants
 from tests.netaug_fx.small_nets import Mlp, X, Y, evaluated, train_step
@@ -119,7 +119,7 @@ def test_what_is_found_without_gradients_serves_training() -> None:
     wiring = WIRINGS["dense_running_concat"]
     inputs = wiring.inputs(2)
     supernet = netaug_fx.augment(wiring.build(), 3, example_inputs=inputs)
-    select.cache_clear()
+    recent.clear()
     with torch.inference_mode(), supernet.augmented(supernet.widest):
         invariants.run(supernet, inputs)
     with supernet.augmented(supernet.widest):

@@ -17,6 +17,8 @@ from netaug_fx.passes.layout import (
     Grow,
     Layout,
     Parts,
+    RecentSelections,
+    Selection,
     Size,
     Widths,
     arrange,
@@ -24,6 +26,7 @@ from netaug_fx.passes.layout import (
     groups_in,
     layout_of,
     positions,
+    recent,
     select,
     shape,
     size,
@@ -95,6 +98,31 @@ def test_arranging_takes_the_named_coordinates(case: tuple[Layout, Widths, Width
     place = {name: position for position, name in enumerate(elements(layout, widest))}
     found = arrange(layout, widest, lambda grow: orders[grow.group])
     assert found.tolist() == [place[renamed(name)] for name in elements(layout, widest)]  # type: ignore[index]
+
+
+def test_selections_are_kept_up_to_so_many_elements() -> None:
+    """Nearly every draw of widths is another one: all that a long training draws is not to be kept."""
+    kept = RecentSelections(100)
+    for width in range(1, 40):
+        kept.keep(width, Selection(torch.arange(width), width, None, None))
+        assert kept.elements <= 100
+    assert kept.get(1) is None
+    found = kept.get(39)
+    assert found is not None
+    assert found.count == 39
+    assert kept.keep(39, found) is found
+    assert kept.elements == 40 + 39
+    kept.keep("too large", Selection(torch.arange(200), 200, None, None))
+    assert (kept.elements, kept.get(39)) == (0, None)
+
+
+def test_a_selection_depends_on_the_groups_of_its_layout_alone() -> None:
+    layout = Grid((Grow(1, 2), Size(3)))
+    recent.clear()
+    first = select(layout, (5, 4, 6), (9, 6, 9))
+    assert select(layout, (7, 4, 9), (9, 6, 9)) is first
+    assert select(layout, (5, 3, 6), (9, 6, 9)) is not first
+    assert select(layout, (5, 4, 6), (9, 8, 9)) is not first
 
 
 # -- from types ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""Figures of the timing benchmarks: what is there is not lost to a trial, and bad options are named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import channels_last, compiled, distributed, overhead, scaling, stored
+
+Main = Callable[[list[str]], None]
+MAINS: dict[str, Main] = {
+    "channels_last": channels_last.main,
+    "compiled": compiled.main,
+    "distributed": distributed.main,
+    "overhead": overhead.main,
+    "scaling": scaling.main,
+}
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_a_trial_does_not_replace_the_figures_of_other_settings(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    out.write_bytes((overhead.RESULTS.parent / f"{name}.json").read_bytes())
+    before = out.read_bytes()
+    with pytest.raises(SystemExit, match=r"holds figures of other settings .*repetitions \d+.*--out, or delete"):
+        MAINS[name](["--repetitions", "1", "--out", str(out)])
+    assert out.read_bytes() == before
+
+
+def test_the_same_settings_measure_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = argparse.Namespace(table=False, out=tmp_path / "new" / "figures.json", size=3)
+    for value in (1, 2):
+        stored.measured(options, lambda value=value: [value], lambda result: str(result["rows"]))
+    assert capsys.readouterr().out == "[1]\n[2]\n"
+    assert json.loads(options.out.read_text())["settings"] == {"size": 3}
+    with pytest.raises(SystemExit, match="written by another benchmark"):
+        scaling.main(["--table", "--out", str(options.out)])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "text"),
+    [
+        ("compiled", ["--pool", "0"], "'0' is not a whole number of at least 1"),
+        ("compiled", ["--batch-sizes", "0"], "'0' is not a whole number of at least 1"),
+        ("channels_last", ["--threads", "no"], "'no' is not a whole number of at least 1"),
+        ("distributed", ["--repetitions", "0"], "'0' is not a whole number of at least 1"),
+        ("overhead", ["--draws", "-1"], "'-1' is not a whole number of at least 1"),
+        ("scaling", ["--depths", "20", "21"], "'21' is not 6n + 2 layers"),
+        ("scaling", ["--ratios", "0.5"], "'0.5' is not a number above 1"),
+        ("scaling", ["--ratios", "wide"], "'wide' is not a number above 1"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_named(
+    name: str, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        MAINS[name](words)
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--backend", "nope"], "--backend nope: there is no such backend; there are .*inductor"),
+        (["--backend", "eager", "--mode", "reduce-overhead"], "--mode reduce-overhead is for the backend inductor"),
+    ],
+)
+def test_how_to_compile_is_looked_at_first(words: list[str], text: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=text):
+        compiled.main([*words, "--out", str(tmp_path / "none.json")])
+
+
+def test_the_readme_shows_the_stored_figures() -> None:
+    readme = (overhead.RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    for module in (channels_last, compiled, distributed, scaling):
+        assert module.table(json.loads(module.RESULTS.read_text(encoding="utf-8"))) in readme
