@@ -49,6 +49,10 @@ class CheckpointError(NetAugError):
 class DataError(NetAugError):
     """A data set cannot be used: empty, of one class, or with a file that cannot be read."""
 
+    def __init__(self, message: str) -> None:
+        # What a loader's worker raises, torch raises again with the worker's traceback in front of it.
+        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].rstrip("\n"))
+
 
 class ExportError(NetAugError):
     """An ONNX file could not be made as asked (for example an opset the exporter does not give)."""

@@ -105,6 +105,8 @@ def step(
         raise InputError(f"draws must be an integer of at least 1, not {draws!r}")
     if not alpha > 0:
         raise InputError(f"alpha must be above 0, not {alpha!r}; without wider nets, train the target by itself")
+    if distill is not None and not callable(distill):
+        raise InputError(f"distill must be a netaug_fx.Distillation, such as netaug_fx.Distillation(), not {distill!r}")
     passes = _Passes(supernet, own, loss_fn, backward or _plain_backward, alpha)
     silent: Callable[[], AbstractContextManager[Any]] = no_sync or getattr(supernet, "no_sync", nullcontext)  # type: ignore[assignment]
     drawn = [control(own).sample(kinds, pool, pool_number) for _ in range(draws - (distill is not None))]

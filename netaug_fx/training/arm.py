@@ -200,7 +200,12 @@ class Arm:
             history=self.history,
             best=self.best,
             rng=states,
-            data_order={"seed": self.order.seed, "epoch": self.epoch, "batch": self.batch},
+            data_order={
+                "seed": self.order.seed,
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "images": len(self.task.train),
+            },
             seconds=self.seconds,
         )
         save_state(state, self.checkpoint)
@@ -218,7 +223,8 @@ class Arm:
         """Go on from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is truncated, holds code, belongs to another run, or to another number of processes.
+            CheckpointError: it is truncated, holds code, belongs to another run, to another number of processes, or of
+            training images.
         """
         if not self.checkpoint.exists():
             return
@@ -227,6 +233,11 @@ class Arm:
             raise CheckpointError(
                 f"{self.checkpoint} was written by {len(state.sums)} processes, and {self.accelerator.num_processes} "
                 "would go on: each step has other images then. Resume with as many processes as before."
+            )
+        if state.data_order["images"] != len(self.task.train):
+            raise CheckpointError(
+                f"{self.checkpoint}: the run began with {state.data_order['images']} training images, and there are "
+                f"{len(self.task.train)} now: order and schedule would be others. Bring the images back, or start anew."
             )
         self.net.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)

@@ -7,6 +7,7 @@ happens while writing, the last complete one stays.
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import random
@@ -27,7 +28,7 @@ from netaug_fx.atomic import atomic_open
 from netaug_fx.errors import CheckpointError, RunError
 from netaug_fx.supernet import STATE_KEY
 
-FORMAT = 3
+FORMAT = 4
 _EXTRA = re.compile(r"_netaug\d+$")  # how widening names the blocks beside a tensor
 METADATA = "netaug_fx"  # the entry of a safetensors header that holds ours, as JSON
 
@@ -50,7 +51,7 @@ class ArmState:
         history: one row of metrics for each completed epoch.
         best: validation accuracy of the best of them; None before the first.
         rng: states of the random number generators of each process, as tensors.
-        data_order: seed, epoch and batch that the order of the images follows from.
+        data_order: seed, epoch, batch and number of images, from which their order follows.
         seconds: time spent so far.
     """
 
@@ -101,10 +102,12 @@ def load_state(path: Path, arm: str, fingerprint: str) -> ArmState:
             f"{path} has checkpoint format {state.format}, this version of netaug_fx reads format {FORMAT}. "
             "Resume with the version that wrote it."
         )
-    if (state.arm, state.fingerprint) != (arm, fingerprint):
+    if state.arm != arm:
+        raise CheckpointError(f"{path} is of the arm {state.arm!r}; the checkpoint of {arm!r} was expected there.")
+    if state.fingerprint != fingerprint:
         raise CheckpointError(
-            f"{path} belongs to another run: its arm is {state.arm!r} (expected {arm!r}), and settings or net differ "
-            "from config.yaml beside it. Start a new run with --out, or bring back the file's own config.yaml."
+            f"{path} was written under other settings than those of the run's config.yaml, or by another net. Bring "
+            "back config.yaml as the run wrote it (and the model's code), or start a new run with --out."
         )
     return state
 
@@ -164,8 +167,14 @@ def _target(weights: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in weights.items() if key != STATE_KEY and not _EXTRA.search(key)}
 
 
-def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load ``tensors`` from ``path`` into ``model``, whose name is ``name``.
+def put_weights(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    name: str,
+    remedy: str = "Give the model it was saved from with --model (and its --num-classes).",
+) -> None:
+    """Load ``tensors`` from ``path`` into ``model``, whose name is ``name``; ``remedy`` ends the message of an error.
 
     Raises:
         CheckpointError: keys or shapes differ, so the file is of another model; the message shows the first ones.
@@ -182,10 +191,7 @@ def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, nam
     ]
     if differences:
         more = f", and {len(differences) - 3} more differences" if len(differences) > 3 else ""
-        raise CheckpointError(
-            f"{path} is of another model than {name}: {'; '.join(differences[:3])}{more}. "
-            "Give the model it was saved from with --model (and its --num-classes)."
-        )
+        raise CheckpointError(f"{path} is of another model than {name}: {'; '.join(differences[:3])}{more}. {remedy}")
     model.load_state_dict(dict(tensors))
 
 
@@ -202,8 +208,10 @@ def _torch_load(path: Path) -> Any:
                 f"{path} holds more than plain tensors, and loading it could run code: {refused} "
                 "Save a state_dict, or use a .safetensors file."
             ) from None
+        # Its first line advises to load without weights_only here, too.
+        cause = next((line.strip() for line in lines if line.strip().startswith("WeightsUnpickler error")), lines[0])
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint: {lines[0]}. Use another one, or start a new run."
+            f"{path} is truncated or no checkpoint: {cause.rstrip('. ')}. Use another one, or start a new run."
         ) from None
 
 
@@ -220,9 +228,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Free some space, then continue with --resume."
+        else:
+            remedy = "Look at the folder and its permissions, and that no other process works on this run."
         raise RunError(
-            f"{path} cannot be written: {error}. Nothing half-written remains and the last complete checkpoint is "
-            "kept. Free some space, then continue with --resume."
+            f"{path} cannot be written: {error}. Nothing half-written remains, and complete checkpoints are kept. "
+            f"{remedy}"
         ) from error
 
 

@@ -7,8 +7,8 @@ Which passes a step makes is the arm's method (`methods`); what is learnt, and h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -37,18 +37,19 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
     progress.start_arm(arm.name, total=arm.total_steps, done=arm.step)
     while arm.epoch < epochs:
         started = saved = time.monotonic()
-        for _ in _train_epoch(arm):
-            progress.advance()
-            ended = arm.batch // arm.config.optim.accumulate >= arm.epoch_steps
-            due = time.monotonic() - saved >= 60 * arm.config.keep.minutes
-            stopping, due = _agreed(arm, stop.requested, due) if _looks(arm) or ended else (False, False)
-            if not ended and (stopping or due):
-                _require_finite(arm, weights=True)
-                saved = time.monotonic()
-                arm.seconds, started = arm.seconds + saved - started, saved
-                arm.save()
-            if stopping and not ended:
-                raise Interrupted(arm.folder.parent, arm.config.verb)
+        with closing(_train_epoch(arm)) as steps:  # whatever happens, its loader's workers end with it
+            for _ in steps:
+                progress.advance()
+                ended = arm.batch // arm.config.optim.accumulate >= arm.epoch_steps
+                due = time.monotonic() - saved >= 60 * arm.config.keep.minutes
+                stopping, due = _agreed(arm, stop.requested, due) if _looks(arm) or ended else (False, False)
+                if not ended and (stopping or due):
+                    _require_finite(arm, weights=True)
+                    saved = time.monotonic()
+                    arm.seconds, started = arm.seconds + saved - started, saved
+                    arm.save()
+                if stopping and not ended:
+                    raise Interrupted(arm.folder.parent, arm.config.verb)
         _require_finite(arm, weights=True)
         _end_epoch(arm)
         arm.seconds += time.monotonic() - started
@@ -60,7 +61,7 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
             raise Interrupted(arm.folder.parent, arm.config.verb)
 
 
-def _train_epoch(arm: Arm) -> Iterator[None]:
+def _train_epoch(arm: Arm) -> Generator[None]:
     """The rest of the current epoch, step by step."""
     config = arm.config
     if arm.batch == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ def run_facts(config: RunConfig, task: Problem) -> dict[str, Any]:
         },
         "config": config.model_dump(mode="json"),
     }
+
+
+def delivered_row(history: Sequence[Mapping[str, float]], deliver: str, score: str) -> Mapping[str, float]:
+    """The metrics of the weights that a run delivers: those of its last epoch, or of the first with the best score."""
+    return history[-1] if deliver == "last" else max(history, key=lambda row: row[score])
 
 
 def margin(a: float, b: float, images: int) -> float:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.random import fork_rng
 
 import netaug_fx
 from netaug_fx import models
 from netaug_fx.errors import InputError
 from netaug_fx.models import detection
+from netaug_fx.passes.copying import copy_model
 
 
 def load_model(
@@ -101,10 +104,9 @@ def check_outputs(model: nn.Module, images: Tensor, classes: int, name: str) -> 
         InputError: the net cannot take the images, or does not give one tensor ``[batch, classes]``.
     """
     was_training = model.training
-    model.eval()
     try:
         with torch.no_grad():
-            output = model(images)
+            output = model.eval()(images)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(
             f"model {name} cannot take images of shape {list(images.shape)}: {error}. "
@@ -128,6 +130,21 @@ def check_outputs(model: nn.Module, images: Tensor, classes: int, name: str) -> 
             f"{classes} classes, so [{len(images)}, {classes}] was expected. Let the function take num_classes, or set "
             "it under model.kwargs in --config."
         )
+    trained = _in_training(model, images)
+    if trained is not None and not isinstance(trained, Tensor):
+        raise InputError(
+            f"model {name} returns a {type(trained).__name__} in training mode, and one tensor in evaluation mode; "
+            "leave other outputs (auxiliary classifiers) away, or wrap it in a module that returns the logits alone."
+        )
+
+
+def _in_training(model: nn.Module, images: Tensor) -> Any:
+    """What the net returns in training mode; None where it cannot take these images then. It is not changed."""
+    with torch.no_grad(), fork_rng(devices=[]):
+        try:
+            return copy_model(model).train()(images)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None
 
 
 def _from_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -172,8 +189,19 @@ def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) 
     except TypeError as error:
         raise InputError(
             f"--model {spec} cannot be called: {error}. Give the arguments under model.kwargs in --config, or defaults."
+            + (" (--num-classes and --in-channels are given to parameters of these names.)" if not offered else "")
         ) from None
-    return _as_module(function(**arguments), spec)
+    net = _as_module(function(**arguments), spec)
+    if net in _given:
+        raise InputError(
+            f"--model {spec} gives the same module each time it is called; make a new one in it, for several are made."
+        )
+    _given.add(net)
+    return net
+
+
+_given: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Nets that users' functions gave: arms that share one would start from each other's weights."""
 
 
 def _import_file(file: Path) -> ModuleType:

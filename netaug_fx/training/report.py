@@ -12,13 +12,17 @@ from torch import nn
 
 from netaug_fx.training.config import TrainConfig
 from netaug_fx.training.data import Task
-from netaug_fx.training.facts import margin, run_facts, write_report_files
+from netaug_fx.training.facts import delivered_row, margin, run_facts, write_report_files
 from netaug_fx.training.group_picture import draw
 from netaug_fx.training.plots import accuracy_curves, loss_curves
 from netaug_fx.training.schedule import phase_change
 
 if TYPE_CHECKING:
     from netaug_fx.passes.graph import Group, Pin
+
+
+DELIVERED = ("epoch", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
+"""What is told of the weights that are delivered, of all that an epoch's row holds."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,11 @@ def make_report(
 
     ``no_onnx`` says why there is no ONNX file, where there is none.
     """
+    delivered = {name: delivered_row(arm.history, config.keep.deliver, "val_accuracy") for name, arm in arms.items()}
     results = {
         name: {
             "steps": arm.steps,
-            "val_accuracy": arm.history[-1]["val_accuracy"],
-            "val_loss": arm.history[-1]["val_loss"],
-            "train_accuracy": arm.history[-1]["train_accuracy"],
-            "train_loss": arm.history[-1]["train_loss"],
+            **{key: delivered[name][key] for key in DELIVERED},
             "best_val_accuracy": max(row["val_accuracy"] for row in arm.history),
             "history": [dict(row) for row in arm.history],
         }

@@ -158,7 +158,9 @@ def resolved(config: Config) -> Config:
     data = config.data
     if data.image_size is not None or own_side(data.name) is not None or not isinstance(data, DataConfig):
         return config
-    shape = natural_input_shape(load_model(config.model.name, kwargs=config.model.kwargs))
+    # Classes and channels are not known yet, and any will do to ask for the side.
+    net = load_model(config.model.name, num_classes=10, in_channels=3, kwargs=config.model.kwargs)
+    shape = natural_input_shape(net)
     sized = data.model_copy(update={"image_size": shape[-1] if shape else 64})
     return config.model_copy(update={"data": sized})
 

@@ -138,6 +138,12 @@ class OptimConfig(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="Mixed precision of forward passes; fp16 needs a GPU."
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_false_in_yaml(cls, precision: Any) -> Any:
+        return "no" if precision is False else precision
+
     channels_last: bool = Field(
         default=False,
         description="Keep the weights of convolutions in channels-last memory order. On a CPU nets of depthwise "

@@ -90,7 +90,7 @@ def _from_file(name: str, file: Path, kwargs: dict[str, Any], task: Task) -> tup
     images = torch.zeros(2, task.channels, side, side)
     sizes = {"num_classes": len(task.classes), "in_channels": task.channels}
     net = load_cut(name, facts.get("cuts", []), images, kwargs=kwargs, **sizes)
-    put_weights(net, tensors, file, name)
+    put_weights(net, tensors, file, name, "Give the net it was saved from with --teacher.")
     return net, facts
 
 

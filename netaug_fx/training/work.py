@@ -105,7 +105,8 @@ class Work(Generic[Config, Images]):
         with torch_threads(threads), make_progress(main_process=self.accelerator.is_main_process) as progress:
             progress.message(
                 f"{config.model.name} on {task.name}: {len(task.train)} training and {len(task.val)} "
-                f"validation images, {len(task.classes)} classes; run folder {self.folder}"
+                f"validation images, {len(task.classes)} classes; processes: {self.accelerator.num_processes}, on "
+                f"{self.accelerator.device.type}; run folder {self.folder}"
             )
             for note in task.notes():
                 progress.message(note)

@@ -242,6 +242,7 @@ def test_steps_work_in_a_copy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"distill": True}, r"distill must be a netaug_fx\.Distillation, such as .*not True"),
         ({"draws": 0}, "draws must be an integer of at least 1"),
         ({"alpha": 0.0}, "alpha must be above 0"),
         ({"pool": 0}, "pool must be the number of assignments"),

@@ -76,11 +76,12 @@ def test_all_generators_go_on_where_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "fingerprint", "words"), [("netaug", "abc", "'baseline'.*'netaug'"), ("baseline", "xyz", "settings or net")]
+    ("arm", "fingerprint", "words"),
+    [("netaug", "abc", "'baseline'.*'netaug'"), ("baseline", "xyz", "other settings .* or by another net")],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, arm: str, fingerprint: str, words: str) -> None:
     save_state(make_state(), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=f"belongs to another run.*{words}"):
+    with pytest.raises(CheckpointError, match=words):
         load_state(tmp_path / "a.pt", arm, fingerprint)
 
 
@@ -198,10 +199,16 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint.torch, "save", fill_the_disk)
-    with pytest.raises(RunError, match=r"a\.pt cannot be written.*No space left.*--resume"):
+    with pytest.raises(RunError, match=r"a\.pt cannot be written.*No space left.*Free some space"):
         save_state(make_state(), file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_written_for_another_reason_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RunError, match=r"file/a\.pt cannot be written.*Look at the folder"):
+        save_state(make_state(), tmp_path / "file" / "a.pt")
 
 
 def test_a_supernets_checkpoint_loads_as_the_tiny_nets_weights(tmp_path: Path, supernet: Any, model: nn.Module) -> None:

@@ -26,6 +26,11 @@ def test_the_resolved_settings_read_back_as_they_were_written(tmp_path: Path) ->
     assert load_config(TrainConfig, write(tmp_path, config.to_yaml())) == config
 
 
+def test_what_yaml_takes_for_false_is_no_mixed_precision(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("optim: {precision: no}\n")
+    assert load_config(TrainConfig, tmp_path / "a.yaml").optim.precision == "no"
+
+
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load_config(TrainConfig, write(tmp_path, "")) == TrainConfig()
 

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from netaug_fx.errors import DataError
 from netaug_fx.training.data import Augmentation, DataConfig, Task, load_task, make_loaders, pictures
+from netaug_fx.training.data.loaders import loader_of
 from netaug_fx.training.data.pictures import Files, Pictures, read_picture, square
 from netaug_fx.training.data.split import stratified_split
 
@@ -122,6 +125,28 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     broken.write_bytes(broken.read_bytes()[:60] if content is None else content)
     with pytest.raises(DataError, match=r"dog/02\.png cannot be read.*Repair"):
         folder_task(root)
+
+
+class Broken(Dataset[Any]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        raise DataError("image a.png cannot be read:\ntruncated. Repair it.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_reads_as_without_one(workers: int) -> None:
+    with pytest.raises(DataError) as raised:
+        next(iter(loader_of(Broken(), workers)))
+    assert str(raised.value) == "image a.png cannot be read:\ntruncated. Repair it."
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs", "{folder}"])
+def test_a_folder_that_would_not_be_read_is_no_folder_to_give(tmp_path: Path, name: str) -> None:
+    config = DataConfig(name=name.format(folder=tmp_path), dir="elsewhere", train_samples=9, val_samples=9)
+    with pytest.raises(DataError, match=r"--data-dir elsewhere would not be read.*Give --data elsewhere"):
+        load_task(config, seed=0)
 
 
 def test_too_few_images_for_a_batch_are_told(tmp_path: Path) -> None:

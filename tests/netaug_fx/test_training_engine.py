@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,6 +205,9 @@ def test_the_best_weights_are_kept_and_delivered_where_asked(
     assert all(torch.equal(best[name], delivered[name]) for name in best)
     assert rows == [row for row in rows_of(finished) if row["arm"] == "netaug"], "what is kept changed the training"
     accuracies = [float(row["val_accuracy"]) for row in rows]
+    told = json.loads((folder / "report.json").read_text())["arms"]["netaug"]
+    assert (told["val_accuracy"], told["epoch"]) == (max(accuracies), 1 + accuracies.index(max(accuracies)))
+    assert told["train_loss"] == float(rows[told["epoch"] - 1]["train_loss"])
     last, _ = load_weights(finished / "tiny.safetensors")
     was_last = accuracies.index(max(accuracies)) == EPOCHS - 1
     assert all(torch.equal(last[name], best[name]) for name in best) is was_last

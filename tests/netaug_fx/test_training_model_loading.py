@@ -30,6 +30,9 @@ def no_net():
     return 3
 
 made = nn.Linear(2, 2)
+
+def the_same():
+    return made
 """
 
 
@@ -71,6 +74,18 @@ def test_a_function_gets_the_arguments_it_has_parameters_for(file: Path) -> None
 def test_a_name_that_leads_nowhere_is_explained(file: Path, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_model(name.format(file=file), num_classes=5, in_channels=3)
+
+
+def test_what_a_function_needs_is_said_with_its_options(file: Path) -> None:
+    with pytest.raises(InputError, match=r"'num_classes'.*--num-classes and --in-channels are given"):
+        load_model(f"{file}:make_net")
+
+
+def test_a_function_that_gives_one_net_twice_is_refused(file: Path) -> None:
+    """Both arms of a run would train it, the second from where the first ended."""
+    load_model(f"{file}:the_same")
+    with pytest.raises(InputError, match="the_same gives the same module each time it is called; make a new one"):
+        load_model(f"{file}:the_same")
 
 
 def test_a_file_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
@@ -117,6 +132,24 @@ def test_without_timm_its_installation_is_named(monkeypatch: pytest.MonkeyPatch)
 class TwoOutputs(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x, x
+
+
+class WithAuxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.classifier = nn.BatchNorm2d(3), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = self.classifier(self.norm(x).flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+def test_outputs_in_training_mode_are_looked_at_without_a_trace() -> None:
+    net, before = WithAuxiliary(), torch.get_rng_state()
+    with pytest.raises(InputError, match=r"mine returns a tuple in training mode.*auxiliary classifiers"):
+        check_outputs(net, torch.ones(2, 3, 2, 2), 5, "mine")
+    assert int(net.norm.num_batches_tracked or 0) == 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Stopping and going on: a run that was killed or interrupted ends like one that never stopped, bit for bit."""
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from netaug_fx.errors import CheckpointError
@@ -102,7 +105,50 @@ def test_a_run_with_changed_settings_is_not_resumed(finished: Path, tmp_path: Pa
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "baseline.pt").write_bytes((finished / "checkpoints" / "baseline.pt").read_bytes())
     (folder / "config.yaml").write_text(changed(config, optim__epochs=9).to_yaml())
-    with pytest.raises(CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match=r"under other settings than those of the run's config\.yaml"):
+        run.resume(folder)
+
+
+def test_a_signal_to_all_processes_leaves_the_loaders_workers_to_the_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As schedulers, `timeout` and a terminal's Ctrl-C send it: workers that died of it took the run along."""
+    settings, folder = changed(config, data__workers=2, arms=["baseline"]), tmp_path / "stopped"
+
+    def end_all(sums: Tensor) -> Tensor:
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        for worker in workers:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(worker.pid or 0, number)
+        signal.raise_signal(signal.SIGTERM)
+        return sums
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, end_all)
+        with pytest.raises(Interrupted):
+            run.start(settings, folder)
+    assert checkpoint(folder, "baseline")["step"] == 4
+    run.resume(folder)
+    assert (folder / "metrics.csv").read_text() == (run.start(settings, tmp_path / "whole") / "metrics.csv").read_text()
+
+
+def test_a_run_whose_images_have_become_fewer_is_not_resumed(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, folder = tmp_path / "images", tmp_path / "run"
+    for label in ("cat", "dog"):
+        (images / label).mkdir(parents=True)
+        for index in range(10):
+            Image.new("L", (8, 8), index).save(images / label / f"{index}.png")
+    data = {"data__name": str(images), "data__batch_size": 4, "data__image_size": 8}
+    rgb = {"model__kwargs": {"in_channels": 3}}
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 2)
+        with pytest.raises(Interrupted):
+            run.start(changed(config, arms=["baseline"], **data, **rgb), folder)
+    (images / "cat" / "0.png").unlink()
+    with pytest.raises(CheckpointError, match=r"began with 16 training images, and there are 15 now.*Bring the images"):
         run.resume(folder)
 
 

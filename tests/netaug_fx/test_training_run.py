@@ -189,6 +189,30 @@ def test_an_image_folder_trains_with_sorting_to_a_verified_net(config: TrainConf
     assert report["arms"]["netaug"]["train_accuracy"] > 0.8
 
 
+def test_a_function_that_needs_the_number_of_classes_trains_on_a_folder(config: TrainConfig, tmp_path: Path) -> None:
+    """The side of the images is asked of the net before the folder is read, and the classes are known."""
+    net = tmp_path / "needs.py"
+    net.write_text(
+        "from torch import nn\n"
+        "def make(num_classes, in_channels):\n"
+        "    net = nn.Sequential(\n"
+        "        nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),\n"
+        "    )\n"
+        "    net.example_input_shape = (in_channels, 12, 12)\n"
+        "    return net\n"
+    )
+    for label in ("cat", "dog"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (14, 14), (index, 0, 9)).save(tmp_path / "set" / label / f"{index}.png")
+    images = {"data__name": str(tmp_path / "set"), "data__batch_size": 8}
+    settings = changed(config, **images, model__name=f"{net}:make", optim__epochs=1, arms=["baseline"])
+    report = json.loads((run.start(settings, tmp_path / "run") / "report.json").read_text())
+    assert report["data"]["image_size"] == 12
+    assert report["arms"]["baseline"]["steps"] == 2
+
+
 def test_default_folders_are_named_after_the_run_and_never_taken(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,11 @@ exactly what the uninterrupted run saw, with any number of worker processes.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +23,9 @@ from netaug_fx.training.data.task import Batch, ImageSource, StreamSource, Task
 from netaug_fx.training.data.transforms import normalise
 
 B = TypeVar("B")
+
+SECONDS_TO_SAVE = 30.0
+"""For how long workers go on after they were asked to end."""
 
 
 class EpochOrder(Sampler[list[int]]):
@@ -179,9 +186,25 @@ def loader_of(
         batch_size=batch_size,
         collate_fn=_already_collated,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_run,
         # One of its own: a loader would otherwise draw from torch's global generator, which dropout uses.
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A scheduler or a terminal signals all processes: the run is to end its step and save, with workers still there.
+
+    Not for ever: Python ends them by SIGTERM where a run ends without their loader, and waits until they have.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    end = threading.Timer(SECONDS_TO_SAVE, os._exit, [0])
+    end.daemon = True
+    end.start()
 
 
 def _training_set(task: Task, config: DataConfig, seed: int, in_pairs: bool) -> tuple[Dataset[Batch], EpochOrder]:

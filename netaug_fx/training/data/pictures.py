@@ -122,7 +122,10 @@ def in_colour(image: Image.Image) -> Image.Image:
 
 
 def _broken(name: str, error: Exception) -> DataError:
-    return DataError(f"image {name} cannot be read: {error}. Repair it, or take it out of the data set.")
+    return DataError(
+        f"image {name} cannot be read: {error}. Repair it, or take it out of the data set; a run that has begun wants "
+        "as many images as before, so put another in its place."
+    )
 
 
 def square(picture: Image.Image, side: int, val_crop: float = 1.0) -> Tensor:

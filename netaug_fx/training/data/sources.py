@@ -46,6 +46,11 @@ def load_task(config: DataConfig, seed: int) -> Task:
     Raises:
         DataError: the name is unknown, or the set is missing, incomplete, of one class, or cannot be read.
     """
+    if config.dir is not None and (config.name in ("digits", "glyphs") or Path(config.name).is_dir()):
+        raise DataError(
+            f"--data-dir {config.dir} would not be read: --data is {config.name}, which needs none. Give --data "
+            f"{config.dir} if there is one sub-folder of images for each class, or the name of the set that lies there."
+        )
     if config.name in LOADERS:
         return LOADERS[config.name](config, seed)
     for prefix, load in PREFIXES.items():
