@@ -20,7 +20,7 @@ from torch.random import fork_rng
 
 import netaug_fx
 from netaug_fx import models
-from netaug_fx.errors import InputError
+from netaug_fx.errors import InputError, NetAugError
 from netaug_fx.models import detection
 from netaug_fx.passes.copying import copy_model
 
@@ -191,7 +191,13 @@ def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) 
             f"--model {spec} cannot be called: {error}. Give the arguments under model.kwargs in --config, or defaults."
             + (" (--num-classes and --in-channels are given to parameters of these names.)" if not offered else "")
         ) from None
-    net = _as_module(function(**arguments), spec)
+    try:
+        made = function(**arguments)
+    except NetAugError:
+        raise
+    except Exception as error:
+        raise InputError(f"--model {spec} fails: {type(error).__name__}: {error}. (--debug shows where.)") from error
+    net = _as_module(made, spec)
     if net in _given:
         raise InputError(
             f"--model {spec} gives the same module each time it is called; make a new one in it, for several are made."

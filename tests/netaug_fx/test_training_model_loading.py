@@ -33,6 +33,9 @@ made = nn.Linear(2, 2)
 
 def the_same():
     return made
+
+def fails():
+    raise RuntimeError("no luck")
 """
 
 
@@ -67,6 +70,7 @@ def test_a_function_gets_the_arguments_it_has_parameters_for(file: Path) -> None
         ("{file}:no_net", "gives a int; expected a torch.nn.Module"),
         ("{file}:made", "made is a model; give a function"),
         ("{file}:needs_depth", "cannot be called.*'depth'.*model.kwargs"),
+        ("{file}:fails", r"mine\.py:fails fails: RuntimeError: no luck\. \(--debug"),
         ("{file}", "add the function that builds the net"),
         ("{file}x.py:make", "there is no file"),
     ],
