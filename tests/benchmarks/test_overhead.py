@@ -76,3 +76,12 @@ def test_the_readme_shows_the_stored_results() -> None:
     assert all(table in readme for table in overhead.tables(result))
     assert result["command"] in readme
     assert [net["name"] for net in result["nets"]] == list(overhead.NETS)
+
+
+@pytest.mark.parametrize("name", ["overhead_two_threads", "overhead_channels_last", "overhead_again"])
+def test_the_readme_shows_the_passes_of_other_settings(name: str) -> None:
+    readme = (overhead.RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    file = overhead.RESULTS.with_name(f"{name}.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert overhead.tables(result)[0] in readme
+    assert f"{result['command']} --out benchmarks/results/{file.name}" in readme
