@@ -64,16 +64,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def nets(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each net."""
-    torch.set_num_threads(options.threads)
-    return [measure(name, options) for name in options.nets]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes JSON and prints the table."""
     options = parser().parse_args(argv)
-    stored.measured(options, lambda: nets(options), table)
+    torch.set_num_threads(options.threads)
+    stored.measured(options, options.nets, lambda name: measure(name, options), table)
 
 
 if __name__ == "__main__":

@@ -153,20 +153,6 @@ def measure(name: str, batch_size: int, options: argparse.Namespace) -> dict[str
     }
 
 
-def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The figures of all nets and batch sizes."""
-    torch.set_num_threads(1)
-    # target and pool; the plain and the dense nets share their forwards' code with them
-    limit = torch._dynamo.config.patch(recompile_limit=2 * (options.pool + 2))
-    found = []
-    with tempfile.TemporaryDirectory() as cache, _cached_in(cache), limit:
-        for name in options.nets:
-            for batch_size in options.batch_sizes:
-                print(f"{name}, batch of {batch_size}", flush=True)
-                found.append(measure(name, batch_size, options))
-    return found
-
-
 def _cached_in(folder: str) -> AbstractContextManager[Any]:
     """An empty cache of inductor's: the first steps take what they take on a new machine."""
     return patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": folder})
@@ -196,7 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"--backend {options.backend}: there is no such backend; there are {', '.join(known)}")
     if options.mode is not None and options.backend != "inductor":
         raise SystemExit(f"--mode {options.mode} is for the backend inductor, not {options.backend}")
-    stored.measured(options, lambda: rows(options), table)
+    torch.set_num_threads(1)
+    # target and pool; the plain and the dense nets share their forwards' code with them
+    limit = torch._dynamo.config.patch(recompile_limit=2 * (options.pool + 2))
+    items = [(name, batch_size) for name in options.nets for batch_size in options.batch_sizes]
+    with tempfile.TemporaryDirectory() as cache, _cached_in(cache), limit:
+        stored.measured(options, items, lambda item: measure(*item, options), table)
 
 
 if __name__ == "__main__":

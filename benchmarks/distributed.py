@@ -84,15 +84,15 @@ def collectives(call: Call) -> int:
     return sum(event.count for event in seen.key_averages() if event.key.startswith("gloo:"))
 
 
-def measure(rank: int, processes: int, port: int, options: argparse.Namespace, out: Path) -> None:
-    """What runs in each process; the first writes what was found."""
+def measure(rank: int, processes: int, port: int, name: str, options: argparse.Namespace, out: Path) -> None:
+    """What runs in each process for one net; the first writes what was found."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=processes)
-    rows = [_measure(name, options) for name in options.nets]
+    row = _measure(name, options)
     dist.destroy_process_group()
     if rank == 0:
-        out.write_text(dumps(rows), encoding="utf-8")
+        out.write_text(dumps(row), encoding="utf-8")
 
 
 def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -159,17 +159,17 @@ def _seconds(call: Call) -> float:
     return seconds
 
 
-def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Starts the processes and gives what the first found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "rows.json"
-        arguments = (options.processes, port, options, found)
+        found = Path(folder) / "row.json"
+        arguments = (options.processes, port, name, options, found)
         multiprocessing.start_processes(measure, arguments, options.processes, start_method="spawn")
-        rows: list[dict[str, Any]] = loads(found.read_text(encoding="utf-8"))
-    return rows
+        row: dict[str, Any] = loads(found.read_text(encoding="utf-8"))
+    return row
 
 
 def table(result: dict[str, Any]) -> str:
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.processes < 2 or options.batch_size < 2 * options.processes:
         raise SystemExit("--processes must be at least 2, with at least two images of --batch-size for each")
-    stored.measured(options, lambda: rows(options), table)
+    stored.measured(options, options.nets, lambda name: row_of(name, options), table)
 
 
 if __name__ == "__main__":

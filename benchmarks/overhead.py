@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -29,9 +27,8 @@ from benchmarks import overhead_passes as passes
 from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
 from benchmarks.slicing import SlicedNet
-from benchmarks.stored import keep_others, positive
+from benchmarks.stored import finish, keep_others, one_by_one, positive
 from benchmarks.timing import Timing, cell, ratio, rounds, series, timed
-from netaug_fx.atomic import write_text
 from netaug_fx.example_inputs import resolve_inputs
 from netaug_fx.passes.infer import infer
 
@@ -106,10 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_others(options.out, settings)
     started = time.perf_counter()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    nets = []
-    for number, name in enumerate(options.nets, start=1):
-        print(f"{number} of {len(options.nets)}: {name}", file=sys.stderr, flush=True)
-        nets.append(measure(name, options))
+    nets = one_by_one(options.out, settings, options.nets, lambda name: measure(name, options))
     result = {
         "command": command(options),
         "goals": GOALS,
@@ -124,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "nets": nets,
     }
-    write_text(options.out, json.dumps(result, indent=1) + "\n")
+    finish(options.out, result)
     print("\n\n".join(tables(result)))
     print(f"\nwrote {options.out}")
 

@@ -65,14 +65,14 @@ def _ratio(text: str) -> float:
     return ratio
 
 
-def points(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """What is measured: depth, width and ratio of each point of each sweep."""
+def points(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What is measured: depth, width and ratio of each point, and the sweep that it belongs to."""
     base = {"depth": 20, "width": 1, "ratio": 3.0}
     values = {"depth": options.depths, "width": options.widths, "ratio": options.ratios}
-    return {sweep: [{**base, sweep: value} for value in sorted(values[sweep])] for sweep in options.sweeps}
+    return [{**base, sweep: value, "sweep": sweep} for sweep in options.sweeps for value in sorted(values[sweep])]
 
 
-def measure(point: dict[str, float], batch_size: int, repetitions: int) -> dict[str, float]:
+def measure(point: dict[str, Any], batch_size: int, repetitions: int) -> dict[str, Any]:
     """Figures of one net: seconds, parameters, bytes of tensors that one step makes beside them."""
     torch.manual_seed(0)
     model = ResNetCifar(int(point["depth"]), width=int(point["width"]))
@@ -100,7 +100,7 @@ def _widest_pass(supernet: Any, x: torch.Tensor) -> None:
         loss_of(supernet, x).backward()
 
 
-def exponent(rows: Sequence[dict[str, float]], sweep: str, figure: str) -> float:
+def exponent(rows: Sequence[dict[str, Any]], sweep: str, figure: str) -> float:
     """The slope through the larger half of the points, in logarithms; not a number where there is one point."""
     larger = rows[len(rows) // 2 - (len(rows) < 4) :] if len(rows) > 1 else rows
     if len(larger) < 2:
@@ -112,7 +112,8 @@ def exponent(rows: Sequence[dict[str, float]], sweep: str, figure: str) -> float
 def table(result: dict[str, Any]) -> str:
     """A Markdown table for each sweep, with the exponents in the last row."""
     parts = []
-    for sweep, rows in result["rows"].items():
+    for sweep in result["settings"]["sweeps"]:
+        rows = [row for row in result["rows"] if row["sweep"] == sweep]
         lines = [f"| {sweep} | parameters | {' | '.join(FIGURES.values())} |", "|" + "---|" * (2 + len(FIGURES))]
         for row in rows:
             cells = [f"{row['augment_s']:.2f}", f"{row['step_s']:.3f}", f"{row['held'] / 1e6:.2f}M"]
@@ -123,22 +124,14 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def sweeps(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """The rows of each sweep."""
-    torch.set_num_threads(1)
-    measure({"depth": 8, "width": 1, "ratio": 2.0}, 2, 1)  # the first call of a process loads parts of torch
-    found: dict[str, list[dict[str, float]]] = {}
-    for sweep, wanted in points(options).items():
-        for point in wanted:
-            print(f"{sweep} {point[sweep]:g}", flush=True)
-            found.setdefault(sweep, []).append(measure(point, options.batch_size, options.repetitions))
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes JSON and prints the tables."""
     options = parser().parse_args(argv)
-    stored.measured(options, lambda: sweeps(options), table)
+    torch.set_num_threads(1)
+    if not options.table:
+        measure({"depth": 8, "width": 1, "ratio": 2.0}, 2, 1)  # the first call of a process loads parts of torch
+    batch_size, repetitions = options.batch_size, options.repetitions
+    stored.measured(options, points(options), lambda point: measure(point, batch_size, repetitions), table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures in one JSON file: measured and written whole, then printed as a table; or only printed."""
+"""Figures in one JSON file: measured, written whole at the end, then printed as a table; or only printed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from netaug_fx.atomic import write_text
+
+Item = TypeVar("Item")
 
 
 def positive(text: str) -> int:
@@ -26,12 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--out", type=Path, default=out, metavar="FILE", help="the JSON file")
 
 
-def measured(options: argparse.Namespace, rows: Callable[[], Any], table: Callable[[dict[str, Any]], str]) -> None:
+def measured(
+    options: argparse.Namespace,
+    items: Sequence[Item],
+    measure: Callable[[Item], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+) -> None:
     """Measures unless only the table is wanted, writes the file, and prints the table.
 
     Args:
         options: The command line; all of it but ``--table`` and ``--out`` is written along.
-        rows: Measures.
+        items: What is measured.
+        measure: Gives the row of one.
         table: Makes the table of what the file holds: ``settings``, ``torch``, ``load`` and ``rows``.
 
     Raises:
@@ -43,14 +52,42 @@ def measured(options: argparse.Namespace, rows: Callable[[], Any], table: Callab
         keep_others(options.out, settings)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         facts = {"settings": settings, "torch": importlib.metadata.version("torch"), "load": load}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.out, json.dumps({**facts, "rows": rows()}, indent=1) + "\n")
+        finish(options.out, {**facts, "rows": one_by_one(options.out, settings, items, measure)})
     if not options.out.exists():
         raise SystemExit(f"{options.out} is not there; leave --table out to make it")
     result = json.loads(options.out.read_text(encoding="utf-8"))
     if result.get("settings", {}).keys() != settings.keys():
         raise SystemExit(f"{options.out} was written by another benchmark")
     print(table(result))
+
+
+def one_by_one(
+    out: Path, settings: Mapping[str, Any], items: Sequence[Item], measure: Callable[[Item], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The row of each item, written to a file beside ``out`` once it is known: an interrupted run goes on there."""
+    part = _part(out)
+    rows: list[dict[str, Any]] = []
+    if part.exists():
+        there = json.loads(part.read_text(encoding="utf-8"))
+        rows = there["rows"] if there["settings"] == json.loads(json.dumps(settings)) else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for number, item in enumerate(items, start=1):
+        known = number <= len(rows)
+        print(f"{number} of {len(items)}: {item}{' is there' if known else ''}", file=sys.stderr, flush=True)
+        if not known:
+            rows.append(measure(item))
+            write_text(part, json.dumps({"settings": settings, "rows": rows}) + "\n")
+    return rows
+
+
+def finish(out: Path, result: Mapping[str, Any]) -> None:
+    """Writes the file, in whose place nothing unfinished is needed any more."""
+    write_text(out, json.dumps(result, indent=1) + "\n")
+    _part(out).unlink(missing_ok=True)
+
+
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.part.json")
 
 
 def keep_others(file: Path, settings: Mapping[str, Any]) -> None:

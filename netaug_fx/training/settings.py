@@ -147,7 +147,7 @@ class OptimConfig(Section):
     channels_last: bool = Field(
         default=False,
         description="Keep the weights of convolutions in channels-last memory order. On a CPU nets of depthwise "
-        "convolutions train up to 1.6 times as fast, others may be slower.",
+        "convolutions train up to twice as fast, others may be slower.",
     )
 
 

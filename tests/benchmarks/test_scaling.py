@@ -24,9 +24,10 @@ def test_a_run_measures_each_point_and_prints_a_table(tmp_path: Path, capsys: py
     scaling.main([*words, "--out", str(out)])
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert [row["depth"] for row in result["rows"]["depth"]] == [8, 14]
-    assert [row["ratio"] for row in result["rows"]["ratio"]] == [1.5, 2.0]
-    narrow, wide = result["rows"]["width"]
+    rows = {sweep: [row for row in result["rows"] if row["sweep"] == sweep] for sweep in ("depth", "width", "ratio")}
+    assert [row["depth"] for row in rows["depth"]] == [8, 14]
+    assert [row["ratio"] for row in rows["ratio"]] == [1.5, 2.0]
+    narrow, wide = rows["width"]
     assert 3 < wide["held"] / narrow["held"] < 4.1
     assert wide["pass_bytes"] > narrow["pass_bytes"]
     assert printed.count("| exponent |") == 3

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,36 @@ def test_a_trial_does_not_replace_the_figures_of_other_settings(name: str, tmp_p
 def test_the_same_settings_measure_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = argparse.Namespace(table=False, out=tmp_path / "new" / "figures.json", size=3)
     for value in (1, 2):
-        stored.measured(options, lambda value=value: [value], lambda result: str(result["rows"]))
-    assert capsys.readouterr().out == "[1]\n[2]\n"
+        stored.measured(options, ["net"], lambda _, value=value: {"is": value}, lambda result: str(result["rows"]))
+    assert capsys.readouterr().out == "[{'is': 1}]\n[{'is': 2}]\n"
     assert json.loads(options.out.read_text())["settings"] == {"size": 3}
     with pytest.raises(SystemExit, match="written by another benchmark"):
         scaling.main(["--table", "--out", str(options.out)])
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = argparse.Namespace(table=False, out=tmp_path / "figures.json", sizes=(1, 2))
+    asked: list[str] = []
+
+    def measure(name: str) -> dict[str, str]:
+        asked.append(name)
+        if asked == ["a", "b"]:
+            raise KeyboardInterrupt
+        return {"name": name}
+
+    def names(result: dict[str, Any]) -> str:
+        return "".join(row["name"] for row in result["rows"])
+
+    def go() -> None:
+        stored.measured(options, ["a", "b", "c"], measure, names)
+
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert not options.out.exists()
+    go()
+    assert asked == ["a", "b", "b", "c"]
+    assert capsys.readouterr().out == "abc\n"
+    assert list(tmp_path.iterdir()) == [options.out]
 
 
 @pytest.mark.parametrize(
