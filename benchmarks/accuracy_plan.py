@@ -89,8 +89,12 @@ class Cell:
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """The full settings of each part."""
-        return [part.model_dump(mode="json") for part in (self.config, self.then) if part is not None]
+        """The full settings of each part; of a teacher's weights the file's name, which says what it was trained by."""
+        parts = [part.model_dump(mode="json") for part in (self.config, self.then) if part is not None]
+        for part in parts:
+            if part["distill"]["teacher_weights"] is not None:
+                part["distill"]["teacher_weights"] = Path(part["distill"]["teacher_weights"]).name
+        return parts
 
     @property
     def key(self) -> str:

@@ -367,3 +367,13 @@ def test_every_task_and_method_is_explained() -> None:
     assert all(name in shown for name in (*TASKS, *METHODS))
     page = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"`{name}`" in page for name in (*TASKS, *METHODS))
+
+
+def test_rows_name_no_folder_of_the_machine(tmp_path: Path) -> None:
+    """Or a teacher kept in another folder would make all that it taught be run anew."""
+    here, there = (
+        make_cell(Regime("digits"), "kd", "report", 0.1, 0, cache=tmp_path / name) for name in ("here", "there")
+    )
+    assert here.config.distill.teacher_weights != there.config.distill.teacher_weights
+    assert (here.settings, here.key) == (there.settings, there.key)
+    assert str(tmp_path) not in str(here.settings)
