@@ -72,6 +72,12 @@ def make_report(
     }
 
 
+_ONE_RATE = (
+    "Both arms had one learning rate. Two losses double the gradient, so the best rate of NetAug is often the lower "
+    "one: try several for each arm before you choose."
+)
+
+
 def compare(results: Mapping[str, Mapping[str, Any]], images: int) -> dict[str, Any] | None:
     """The difference between the arms, and how much of it one run can tell (``margin``); None where there is one."""
     if not {"baseline", "netaug"} <= set(results):
@@ -102,10 +108,10 @@ def verdict(comparison: Mapping[str, Any] | None, val_images: int) -> str:
         )
     margin = f"{comparison['margin'] * 100:.1f} points"
     if comparison["within_noise"]:
-        return (
-            f"{lead} With one seed, differences below about {margin} are within chance, so this run does not rank them."
-        )
-    return f"{lead} With one seed, differences up to about {margin} would be within chance; this one is larger."
+        sure = f"With one seed, differences below about {margin} are within chance, so this run does not rank them."
+    else:
+        sure = f"With one seed, differences up to about {margin} would be within chance; this one is larger."
+    return f"{lead} {sure} {_ONE_RATE}"
 
 
 def write_report(facts: Mapping[str, Any], original: nn.Module, folder: Path, *, groups: Any, pins: Any) -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from benchmarks import accuracy, accuracy_cell
+from benchmarks import rows as rows_of
 from benchmarks.accuracy_methods import DIGIT_IMAGES, FEW_DIGITS, METHODS, TASKS
 from benchmarks.accuracy_plan import (
     FIRST_RATES,
@@ -367,6 +368,11 @@ def test_every_task_and_method_is_explained() -> None:
     assert all(name in shown for name in (*TASKS, *METHODS))
     page = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"`{name}`" in page for name in (*TASKS, *METHODS))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / accuracy.RESULTS).glob("accuracy_*.jsonl")), ids=lambda file: file.stem)
+def test_the_readme_shows_the_stored_results(file: Path) -> None:
+    assert tables(list(rows_of.read(file).values())) in (ROOT / "benchmarks" / "README.md").read_text()
 
 
 def test_rows_name_no_folder_of_the_machine(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_the_verdict_is_as_sure_as_the_figures(
     assert (comparison["better"], comparison["within_noise"]) == (better, noise)
     assert words in verdict(comparison, 400)
     assert ("does not rank them" in verdict(comparison, 400)) == noise
+    assert "one learning rate" in verdict(comparison, 400)
 
 
 def test_one_arm_is_not_compared() -> None:
