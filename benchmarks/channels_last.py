@@ -3,7 +3,7 @@
 Times in turns, in one process. From the root of the repository:
 
     python -m benchmarks.channels_last
-    python -m benchmarks.channels_last --nets mcunet --batch-size 128
+    python -m benchmarks.channels_last --nets mcunet --batch-size 128 --out mcunet.json
 """
 
 from __future__ import annotations

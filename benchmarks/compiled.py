@@ -3,7 +3,8 @@
 All that is compared runs in one process, in turns. From the root of the repository:
 
     python -m benchmarks.compiled
-    python -m benchmarks.compiled --device cuda --mode reduce-overhead --batch-sizes 128 --resolution 160
+    python -m benchmarks.compiled --device cuda --mode reduce-overhead --batch-sizes 128 --resolution 160 \\
+        --amp --channels-last --divisor 8 --out cuda.json
 """
 
 from __future__ import annotations
@@ -13,20 +14,30 @@ import copy
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import netaug_fx
 from benchmarks import stored
 from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
-from benchmarks.overhead_passes import Call, least_step, netaug_step, plain_step, sliced_step, synchronized
+from benchmarks.overhead_passes import (
+    RATIO,
+    Call,
+    Loss,
+    least_step,
+    loss_of,
+    netaug_step,
+    plain_step,
+    sliced_step,
+    synchronized,
+)
 from benchmarks.slicing import SlicedNet
 from benchmarks.timing import cell, ratio, rounds, timed
 
@@ -42,8 +53,7 @@ what is measured, for each net, with ratio 3 and in training mode
   step       a step of NetAug with each assignment of a pool: compiled over eager
   least      the compiled step over the least it could cost, compiled too: a pass of the plain net, one of a plain dense
              net of the widths drawn, and the optimizer's time on the parameters held
-  slicing    the compiled step over an eager one where each layer holds its widest weight and passes read slices, as
-             known implementations do
+  slicing    the compiled step over an eager one where each layer holds its widest weight and passes read slices
   graphs     how many the steps compiled (forward and backward count as one), and how long they took the first time
 """
 
@@ -99,6 +109,16 @@ def distinct(supernet: Any, count: int) -> list[dict[str, int]]:
     return list(found.values())
 
 
+def loss_in(device: str, *, amp: bool) -> Loss:
+    """The loss, with autocast around it alone: what it keeps of the weights must not outlive a step."""
+
+    def loss(net: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return loss_of(net, x)
+
+    return loss
+
+
 def measure(name: str, batch_size: int, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one net at one batch size; seconds are of the whole pool."""
     torch.manual_seed(0)
@@ -109,7 +129,7 @@ def measure(name: str, batch_size: int, options: argparse.Namespace) -> dict[str
         where["memory_format"] = torch.channels_last
     model = make_net(name, options.resolution)
     example = torch.randn(2, model.example_input_shape[0], options.resolution, options.resolution)  # type: ignore[operator]
-    supernet = netaug_fx.augment(model, 3.0, example_inputs=example, divisor=options.divisor).to(**where)
+    supernet = netaug_fx.augment(model, RATIO, example_inputs=example, divisor=options.divisor).to(**where)
     model = model.to(**where)
     x = torch.randn(batch_size, *example.shape[1:]).to(**where)
     pool = distinct(supernet, options.pool)
@@ -119,26 +139,24 @@ def measure(name: str, batch_size: int, options: argparse.Namespace) -> dict[str
 
     eager, sliced = copy.deepcopy(supernet), SlicedNet(supernet)
     ours, plain = compiled(supernet), compiled(model)
-    compiled_steps = in_turn([marked(netaug_step(ours, x, widths)) for widths in pool])
-    precision = torch.autocast(options.device, torch.bfloat16) if options.amp else nullcontext()
-    with precision:
-        first = timed(compiled_steps)[0].wall
+    loss = loss_in(options.device, amp=options.amp)
+    compiled_steps = in_turn([marked(netaug_step(ours, x, widths, loss)) for widths in pool])
+    first = timed(compiled_steps)[0].wall
     graphs = counters["stats"]["unique_graphs"]
     dense = [compiled(dense_net(supernet, widths)) for widths in pool]
     calls = {
-        "compiled target": marked(plain_step(ours, x)),
-        "compiled plain": marked(plain_step(plain, x)),
-        "eager plain": plain_step(copy.deepcopy(model), x),
+        "compiled target": marked(plain_step(ours, x, loss)),
+        "compiled plain": marked(plain_step(plain, x, loss)),
+        "eager plain": plain_step(copy.deepcopy(model), x, loss),
         "compiled step": compiled_steps,
-        "eager step": in_turn([netaug_step(eager, x, widths) for widths in pool]),
-        "least": in_turn([marked(least_step(plain, wide, supernet, x)) for wide in dense]),
-        "slicing": in_turn([sliced_step(sliced, x, widths) for widths in pool]),
+        "eager step": in_turn([netaug_step(eager, x, widths, loss) for widths in pool]),
+        "least": in_turn([marked(least_step(plain, wide, supernet, x, loss)) for wide in dense]),
+        "slicing": in_turn([sliced_step(sliced, x, widths, loss) for widths in pool]),
     }
     waiting = {key: synchronized(call, x.device) for key, call in calls.items()}
-    with precision:
-        for call in waiting.values():
-            in_turn([call] * WARM_CALLS)()
-        found = rounds(waiting, options.repetitions)
+    for call in waiting.values():
+        in_turn([call] * WARM_CALLS)()
+    found = rounds(waiting, options.repetitions)
     return {
         "name": name,
         "batch_size": batch_size,

@@ -28,8 +28,9 @@ from torch.profiler import ProfilerActivity, profile
 import netaug_fx
 from benchmarks import stored
 from benchmarks.overhead_nets import make_net, net_names
-from benchmarks.overhead_passes import Call, loss_of, optimizer_of, plain_step
+from benchmarks.overhead_passes import RATIO, Call, loss_of, optimizer_of, plain_step
 from benchmarks.timing import cell, spread
+from netaug_fx.supernet import control
 
 RESULTS = Path(__file__).parent / "results" / "distributed.json"
 NETS = ("mobilenet_v2_tiny", "resnet18")
@@ -38,7 +39,7 @@ EPILOG = """\
 what is measured, for each net, with ratio 3
   efficiency  seconds of a step of one process on its share of the batch, over those of a step of all processes, each on
               its own share: 1 is the most; and the same where nothing is sent, which tells cores and memory that are
-              shared from messages
+              shared from messages. Within a round all take the same widths
   messages    all collective operations of a step, by torch's profiler: of the plain model; of the supernet at fixed
               widths, which has more gradients to send; of NetAug, whose widths are drawn. The last two must be equal
 """
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def netaug_step(net: nn.Module, x: Tensor, widths: Mapping[str, int] | None = None) -> Call:
+def parallel_step(net: nn.Module, x: Tensor, widths: Mapping[str, int] | None = None) -> Call:
     """A step of NetAug, its widths drawn in each process, or fixed; ``net`` is the supernet or what is around it."""
     optimizer = optimizer_of(net.train().parameters())
 
@@ -102,18 +103,24 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(dist.get_rank())
     shape = (share, model.example_input_shape[0], options.resolution, options.resolution)  # type: ignore[index]
     x = torch.randn(*shape, generator=generator)
-    supernet = netaug_fx.augment(model, 3.0, example_inputs=x[:2])
-    fixed = DistributedDataParallel(netaug_fx.augment(model, 3.0, example_inputs=x[:2]))
-    fixed_step = netaug_step(fixed, x, supernet.widest)
-    made: dict[str, tuple[Callable[[nn.Module, Tensor], Call], nn.Module]] = {
-        "plain": (plain_step, model),
-        "netaug": (netaug_step, supernet),
+    supernet = netaug_fx.augment(model, RATIO, example_inputs=x[:2])
+    fixed = DistributedDataParallel(netaug_fx.augment(model, RATIO, example_inputs=x[:2]))
+    fixed_step = parallel_step(fixed, x, supernet.widest)
+
+    def draw_as_of(number: int) -> None:
+        control(supernet).draws = number
+
+    made: dict[str, tuple[Callable[[nn.Module, Tensor], Call], nn.Module, Callable[[int], None]]] = {
+        "plain": (plain_step, model, _nothing),
+        "netaug": (parallel_step, supernet, draw_as_of),
     }
     row: dict[str, Any] = {"name": name, "share": share}
-    for kind, (step_of, net) in made.items():
+    for kind, (step_of, net, begin) in made.items():
         wrapped = DistributedDataParallel(net)
         apart = DistributedDataParallel(net)
-        times = _in_turns(step_of(net, x), step_of(wrapped, x), _silent(apart, step_of(apart, x)), options.repetitions)
+        silent = _silent(apart, step_of(apart, x))
+        times = _in_turns(step_of(net, x), step_of(wrapped, x), silent, begin, options.repetitions)
+        begin(0)
         row[kind] = {
             "efficiency": spread([alone / together for alone, together, _ in times]),
             "without_messages": spread([alone / apart for alone, _, apart in times]),
@@ -134,20 +141,29 @@ def _silent(wrapped: DistributedDataParallel, step: Call) -> Call:
     return quietly
 
 
-def _in_turns(alone: Call, together: Call, apart: Call, repetitions: int) -> list[tuple[float, float, float]]:
-    """Seconds of each round: of the first process by itself, the others waiting; of all; of all, sending nothing."""
+def _in_turns(
+    alone: Call, together: Call, apart: Call, begin: Callable[[int], None], repetitions: int
+) -> list[tuple[float, float, float]]:
+    """Seconds of each round: of the first process by itself, the others waiting; of all; of all, sending nothing.
+
+    Args:
+        begin: Called in all processes before each call, with the number of the round.
+    """
     first = dist.get_rank() == 0
     calls = {"alone": alone if first else _nothing, "together": together, "apart": apart}
     rounds = []
     for number in range(WARM_ROUNDS + repetitions):
         order = list(calls) if number % 2 else list(reversed(calls))
-        seconds = {name: _seconds(calls[name]) for name in order}
+        seconds = {}
+        for name in order:
+            begin(number)
+            seconds[name] = _seconds(calls[name])
         rounds.append((seconds["alone"], seconds["together"], seconds["apart"]))
     return rounds[WARM_ROUNDS:]
 
 
-def _nothing() -> None:
-    """What the others do while one process works."""
+def _nothing(*_: int) -> None:
+    """What the others do while one process works, and what a plain model does as a round begins."""
 
 
 def _seconds(call: Call) -> float:

@@ -3,13 +3,14 @@
 All that is compared runs in one process, in turns (`benchmarks/timing.py`), so that drift and other work on the machine
 fall on all alike. Figures are medians of the rounds' ratios, with their spread. From the root of the repository:
 
-    python -m benchmarks.overhead
+    python -m benchmarks.overhead --batch-sizes 32 128 --threads 1 2 --repetitions 4 --draws 1
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib.metadata
 import os
 import platform
 import time
@@ -26,8 +27,9 @@ import netaug_fx
 from benchmarks import overhead_passes as passes
 from benchmarks.dense import dense_net
 from benchmarks.overhead_nets import make_net, net_names
+from benchmarks.overhead_passes import RATIO
 from benchmarks.slicing import SlicedNet
-from benchmarks.stored import finish, keep_others, one_by_one, positive
+from benchmarks.stored import finish, keep_others, load, one_by_one, positive
 from benchmarks.timing import Timing, cell, ratio, rounds, series, timed
 from netaug_fx.example_inputs import resolve_inputs
 from netaug_fx.passes.infer import infer
@@ -44,7 +46,6 @@ GOALS = {
     "extract_s": 0.3,
     "infer_over_torch_pruning": 1.0,
 }
-RATIO = 3.0
 RESOLUTION = 96
 TARGET_ROUNDS = 4
 """The target's step and the plain one are short and nearly alike: they get so many times the rounds of the others."""
@@ -66,10 +67,10 @@ Each cell of the tables holds the median on the wall clock, its quartiles, and a
 time, which other programs on the machine disturb less. To compare CPU times, use one thread.
 
 examples
-  python -m benchmarks.overhead --batch-sizes 32 128 --threads 1 2
-  python -m benchmarks.overhead --nets mcunet --repetitions 21
+  python -m benchmarks.overhead --batch-sizes 32 128 --threads 1 2 --repetitions 4 --draws 1
+  python -m benchmarks.overhead --nets mcunet --repetitions 21 --out mcunet.json
   python -m benchmarks.overhead --channels-last --out channels_last.json
-  python -m benchmarks.overhead --device cuda --batch-sizes 128 --resolution 160
+  python -m benchmarks.overhead --device cuda --batch-sizes 128 --resolution 160 --out cuda.json
   python -m benchmarks.overhead --nets digits_net --resolution 8 --batch-sizes 64 --out digits.json
 
 Close other programs first. A spread between the quartiles of more than a few per cent says that the machine was busy.
@@ -104,16 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {"ratio": RATIO, **{key: value for key, value in vars(options).items() if key != "out"}}
     keep_others(options.out, settings)
     started = time.perf_counter()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    busy = load()
     nets = one_by_one(options.out, settings, options.nets, lambda name: measure(name, options))
     result = {
         "command": command(options),
         "goals": GOALS,
-        "machine": machine(load, options.device),
+        "machine": machine(busy, options.device),
         "versions": {
             "netaug_fx": netaug_fx.__version__,
             "torch": torch.__version__,
-            "torch-pruning": torch_pruning.__version__,
+            "torch-pruning": importlib.metadata.version("torch-pruning"),
             "python": platform.python_version(),
         },
         "settings": settings,
@@ -141,7 +142,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "held": sum(parameter.numel() for parameter in supernet.parameters()),
         "compiler": compiler(model, supernet, example, options.repetitions),
-        "memory": passes.transient_memory(supernet, example.repeat(4, 1, 1, 1), supernet.widest),
+        "memory": passes.transient_memory(model, supernet, example.repeat(4, 1, 1, 1), supernet.widest),
         "passes": [],
     }
     order = torch.channels_last if options.channels_last else torch.preserve_format
@@ -216,14 +217,14 @@ def compared(model: nn.Module, supernet: Any, x: Tensor, repetitions: int, draws
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
-def machine(load: float | None, device: str) -> dict[str, Any]:
+def machine(busy: float | None, device: str) -> dict[str, Any]:
     """What decides the figures besides the code; no names of machines or people."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
-        "load_at_start": load,
+        "load_at_start": busy,
     }
 
 
@@ -275,15 +276,15 @@ def _table_of_passes(result: dict[str, Any]) -> str:
 
 def _table_of_memory(result: dict[str, Any]) -> str:
     rows = [
-        "| net | target's pass, MB | widest, MB | dense net, MB | slicing, MB | beyond dense / assembled weights |",
-        "|---|---|---|---|---|---|",
+        "| net | plain, MB | target, MB | widest, MB | dense, MB | slicing, MB | beyond dense / assembled weights |",
+        "|---|---|---|---|---|---|---|",
     ]
     for net in result["nets"]:
         memory = net["memory"]
-        cells = [f"{memory[key] / 1e6:.1f}" for key in ("plain", "augmented", "dense", "slicing")]
+        cells = [f"{memory[key] / 1e6:.1f}" for key in ("plain", "target", "augmented", "dense", "slicing")]
         share = (memory["augmented"] - memory["dense"]) / memory["assembled"]
         rows.append(f"| `{net['name']}` | {' | '.join(cells)} | {share:.2f} |")
-    return "\n".join([*rows, f"| to reach | | | | | {result['goals']['memory']:.2f} |"])
+    return "\n".join([*rows, f"| to reach | | | | | | {result['goals']['memory']:.2f} |"])
 
 
 def _table_of_compiler(result: dict[str, Any]) -> str:

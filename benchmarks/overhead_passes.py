@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +15,10 @@ from benchmarks.memory import peak_bytes
 from benchmarks.slicing import SlicedNet
 
 Call = Callable[[], None]
+Loss = Callable[[nn.Module, Tensor], Tensor]
+
+RATIO = 3.0
+"""Widest net over target, in all benchmarks of time but that of scaling."""
 
 
 def optimizer_of(parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
@@ -37,33 +42,33 @@ def synchronized(call: Call, device: torch.device) -> Call:
     return waiting
 
 
-def plain_step(model: nn.Module, x: Tensor) -> Call:
+def plain_step(model: nn.Module, x: Tensor, loss: Loss = loss_of) -> Call:
     """Forward, backward and step of a net: of a plain one, or of a supernet in target mode."""
     optimizer = optimizer_of(model.train().parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(model, x).backward()
+        loss(model, x).backward()
         optimizer.step()
 
     return step
 
 
-def netaug_step(supernet: Any, x: Tensor, widths: dict[str, int]) -> Call:
+def netaug_step(supernet: Any, x: Tensor, widths: dict[str, int], loss: Loss = loss_of) -> Call:
     """Both passes of the paper's step at given widths, and the optimizer's; of a compiled supernet too."""
     optimizer = optimizer_of(supernet.train().parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(supernet, x).backward()
+        loss(supernet, x).backward()
         with supernet.augmented(widths):
-            loss_of(supernet, x).backward()
+            loss(supernet, x).backward()
         optimizer.step()
 
     return step
 
 
-def least_step(plain: nn.Module, dense: nn.Module, supernet: nn.Module, x: Tensor) -> Call:
+def least_step(plain: nn.Module, dense: nn.Module, supernet: nn.Module, x: Tensor, loss: Loss = loss_of) -> Call:
     """What the arithmetic of `netaug_step` costs: a pass of the plain net, one of a plain dense net of the widths, and
     the optimizer's time on the parameters that the supernet holds."""
     held = [nn.Parameter(parameter.detach().clone()) for parameter in supernet.parameters()]
@@ -74,21 +79,21 @@ def least_step(plain: nn.Module, dense: nn.Module, supernet: nn.Module, x: Tenso
     def step() -> None:
         for net in (plain.train(), dense.train()):
             net.zero_grad()
-            loss_of(net, x).backward()
+            loss(net, x).backward()
         optimizer.step()
 
     return step
 
 
-def sliced_step(sliced: SlicedNet, x: Tensor, widths: dict[str, int]) -> Call:
+def sliced_step(sliced: SlicedNet, x: Tensor, widths: dict[str, int], loss: Loss = loss_of) -> Call:
     """`netaug_step` where every pass reads slices of the widest weights."""
     optimizer = optimizer_of(sliced.net.train().parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(sliced.net, x).backward()
+        loss(sliced.net, x).backward()
         with sliced.at(widths):
-            loss_of(sliced.net, x).backward()
+            loss(sliced.net, x).backward()
         optimizer.step()
 
     return step
@@ -117,16 +122,18 @@ def augmented_pass(supernet: Any, x: Tensor, widths: dict[str, int]) -> Call:
     return wide
 
 
-def transient_memory(supernet: Any, x: Tensor, widths: dict[str, int]) -> dict[str, int]:
+def transient_memory(model: nn.Module, supernet: Any, x: Tensor, widths: dict[str, int]) -> dict[str, int]:
     """Most bytes that one forward and backward holds at once, beside parameters and their gradients, which are there.
 
     Returns:
-        Bytes of ``plain`` (the target's pass), ``augmented``, ``dense`` (a plain net of those widths), ``slicing``; and
-        of ``assembled``, the parameters of the dense net: what may be held beside it, one assembled weight a layer.
+        Bytes of ``plain`` (the model), ``target`` (the supernet as it is), ``augmented``, ``dense`` (a plain net of
+        those widths), ``slicing``; and of ``assembled``, the parameters of the dense net: what may be held beside it,
+        one assembled weight a layer.
     """
-    sliced, dense = SlicedNet(supernet), dense_net(supernet, widths).train()
+    plain, sliced, dense = copy.deepcopy(model), SlicedNet(supernet), dense_net(supernet, widths).train()
     passes: dict[str, tuple[nn.Module, Call]] = {
-        "plain": (supernet, lambda: loss_of(supernet, x).backward()),
+        "plain": (plain, lambda: loss_of(plain, x).backward()),
+        "target": (supernet, lambda: loss_of(supernet, x).backward()),
         "augmented": (supernet, lambda: _at(supernet.augmented(widths), supernet, x)),
         "dense": (dense, lambda: loss_of(dense, x).backward()),
         "slicing": (sliced.net, lambda: _at(sliced.at(widths), sliced.net, x)),

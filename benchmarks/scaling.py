@@ -1,7 +1,7 @@
 """How cost grows with depth, width and ratio: the time of augment, memory held, the time of a step.
 
-ResNets for images of 32 pixels, one thread. Exponents are slopes of straight lines through the logarithms; of depth and
-width through the larger half of the points, where fixed costs are outgrown. From the root of the repository:
+ResNets for images of 32 pixels, one thread. Exponents are slopes of straight lines through the logarithms of
+the larger half of the points, where fixed costs are outgrown. From the root of the repository:
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --sweeps depth --depths 20 56 110 --out depths.json
@@ -28,7 +28,8 @@ from netaug_fx.models import ResNetCifar
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 DEPTHS, WIDTHS, RATIOS = (20, 56, 110, 218, 434, 1202), (1, 2, 4, 8, 16), (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 FIGURES = {"augment_s": "augment, s", "step_s": "step, s", "held": "parameters held", "pass_bytes": "a pass, MB"}
-GOAL = 1.1
+DEPTH_GOAL = 1.1
+"""Highest exponent of the time of augment with depth."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,13 +82,13 @@ def measure(point: dict[str, Any], batch_size: int, repetitions: int) -> dict[st
     def augment() -> Any:
         return netaug_fx.augment(model, point["ratio"], example_inputs=x[:2])
 
-    first = [timed(augment)[0].cpu for _ in range(repetitions)]
+    seconds = [timed(augment)[0].cpu for _ in range(repetitions)]
     supernet = augment()
     step = netaug_step(supernet, x, supernet.widest)
     step()
     return {
         **point,
-        "augment_s": median(first),
+        "augment_s": median(seconds),
         "step_s": median(timed(step)[0].cpu for _ in range(repetitions)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "held": sum(parameter.numel() for parameter in supernet.parameters()),
@@ -120,7 +121,10 @@ def table(result: dict[str, Any]) -> str:
             cells.append(f"{row['pass_bytes'] / 1e6:.1f}")
             lines.append(f"| {row[sweep]:g} | {row['parameters'] / 1e6:.2f}M | {' | '.join(cells)} |")
         powers = " | ".join(f"{exponent(rows, sweep, figure):.2f}" for figure in FIGURES)
-        parts.append("\n".join([*lines, f"| exponent | {exponent(rows, sweep, 'parameters'):.2f} | {powers} |"]))
+        lines.append(f"| exponent | {exponent(rows, sweep, 'parameters'):.2f} | {powers} |")
+        if sweep == "depth":
+            lines.append(f"| to reach | | {DEPTH_GOAL:.2f} |{' |' * (len(FIGURES) - 1)}")
+        parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Figures in one JSON file: measured, written whole at the end, then printed as a table; or only printed."""
+"""Figures in one JSON file: measured one by one, written whole at the end, then printed as a table; or only printed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.rows import code_version
 from netaug_fx.atomic import write_text
 
 Item = TypeVar("Item")
@@ -50,8 +51,7 @@ def measured(
     settings = {key: value for key, value in vars(options).items() if key not in ("table", "out")}
     if not options.table:
         keep_others(options.out, settings)
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        facts = {"settings": settings, "torch": importlib.metadata.version("torch"), "load": load}
+        facts = {"settings": settings, "torch": importlib.metadata.version("torch"), "load": load()}
         finish(options.out, {**facts, "rows": one_by_one(options.out, settings, items, measure)})
     if not options.out.exists():
         raise SystemExit(f"{options.out} is not there; leave --table out to make it")
@@ -61,22 +61,32 @@ def measured(
     print(table(result))
 
 
+def load() -> float | None:
+    """Programs that ran in the last minute, on average; None where the system does not count them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def one_by_one(
     out: Path, settings: Mapping[str, Any], items: Sequence[Item], measure: Callable[[Item], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The row of each item, written to a file beside ``out`` once it is known: an interrupted run goes on there."""
+    """The row of each item, written to a file beside ``out`` once it is known: an interrupted run goes on there.
+
+    Rows of other settings, of another torch or of other code are measured anew.
+    """
     part = _part(out)
+    code, torch = code_version("benchmarks/*.py"), importlib.metadata.version("torch")
+    made_by = json.loads(json.dumps({"settings": settings, "code": code, "torch": torch}))
     rows: list[dict[str, Any]] = []
     if part.exists():
         there = json.loads(part.read_text(encoding="utf-8"))
-        rows = there["rows"] if there["settings"] == json.loads(json.dumps(settings)) else []
+        rows = there["rows"] if there == {**made_by, "rows": there["rows"]} else []
     out.parent.mkdir(parents=True, exist_ok=True)
     for number, item in enumerate(items, start=1):
         known = number <= len(rows)
         print(f"{number} of {len(items)}: {item}{' is there' if known else ''}", file=sys.stderr, flush=True)
         if not known:
             rows.append(measure(item))
-            write_text(part, json.dumps({"settings": settings, "rows": rows}) + "\n")
+            write_text(part, json.dumps({**made_by, "rows": rows}) + "\n")
     return rows
 
 

@@ -36,3 +36,14 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="of the assignments differ; give a smaller one"):
         compiled.main([*words, "--out", str(tmp_path / "none.json")])
     assert not (tmp_path / "none.json").exists()
+
+
+def test_mixed_precision_reads_the_weights_of_each_step() -> None:
+    """Autocast around several steps would go on with what it had converted before the first."""
+    net, x = torch.nn.Linear(2, 2, bias=False), torch.ones(1, 2)
+    loss = compiled.loss_in("cpu", amp=True)
+    torch.nn.init.ones_(net.weight)
+    before = float(loss(net, x))
+    torch.nn.init.constant_(net.weight, 2.0)
+    assert (before, float(loss(net, x))) == (4.0, 16.0)
+    assert net(x).dtype == torch.float32

@@ -24,6 +24,23 @@ def test_widths_add_no_messages(tmp_path: Path, capsys: pytest.CaptureFixture[st
         distributed.main(["--batch-size", "2", "--out", str(out)])
 
 
+def test_all_processes_take_the_same_widths_within_a_round(tmp_path: Path) -> None:
+    seen: list[object] = []
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        calls = [lambda name=name: seen.append(name) for name in ("alone", "together", "apart")]
+        rounds = distributed._in_turns(*calls, seen.append, repetitions=2)
+    finally:
+        dist.destroy_process_group()
+    assert len(rounds) == 2
+    numbers, names = seen[::2], seen[1::2]
+    assert numbers == [number for number in range(distributed.WARM_ROUNDS + 2) for _ in range(3)]
+    assert {tuple(names[at : at + 3]) for at in range(0, len(names), 3)} == {
+        ("alone", "together", "apart"),
+        ("apart", "together", "alone"),
+    }
+
+
 def test_every_message_counts(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:

@@ -18,6 +18,13 @@ def test_exponents_are_slopes_of_the_larger_half() -> None:
     assert math.isnan(scaling.exponent(rows[:1], "depth", "augment_s"))
 
 
+def test_the_time_of_augment_is_linear_in_depth() -> None:
+    rows = json.loads(scaling.RESULTS.read_text(encoding="utf-8"))["rows"]
+    deep = [row for row in rows if row["sweep"] == "depth"]
+    assert [row["depth"] for row in deep] == list(scaling.DEPTHS)
+    assert scaling.exponent(deep, "depth", "augment_s") <= scaling.DEPTH_GOAL
+
+
 def test_a_run_measures_each_point_and_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results" / "scaling.json"
     words = ["--depths", "14", "8", "--widths", "1", "2", "--ratios", "1.5", "2", "--repetitions", "1"]

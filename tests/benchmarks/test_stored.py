@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,12 @@ from typing import Any
 import pytest
 
 from benchmarks import channels_last, compiled, distributed, overhead, scaling, stored
+from benchmarks.rows import ROOT
 
 Main = Callable[[list[str]], None]
-MAINS: dict[str, Main] = {
-    "channels_last": channels_last.main,
-    "compiled": compiled.main,
-    "distributed": distributed.main,
-    "overhead": overhead.main,
-    "scaling": scaling.main,
-}
+MODULES = (channels_last, compiled, distributed, overhead, scaling)
+MAINS: dict[str, Main] = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}
+README = ROOT / "benchmarks" / "README.md"
 
 
 @pytest.mark.parametrize("name", MAINS)
@@ -30,6 +29,41 @@ def test_a_trial_does_not_replace_the_figures_of_other_settings(name: str, tmp_p
     with pytest.raises(SystemExit, match=r"holds figures of other settings .*repetitions \d+.*--out, or delete"):
         MAINS[name](["--repetitions", "1", "--out", str(out)])
     assert out.read_bytes() == before
+
+
+PAGES = [
+    *(page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), README)),
+    *(text for m in MODULES for text in (m.__doc__, getattr(m, "EPILOG", ""))),
+]
+DOCUMENTED = sorted(
+    {
+        (name, " ".join(words.split()))
+        for page in PAGES
+        for name, words in re.findall(r"python -m benchmarks\.(\w+)([^#`\n]*)", page.replace("\\\n", " "))
+        if name in MAINS
+    }
+)
+
+
+@pytest.mark.parametrize(("name", "words"), DOCUMENTED)
+def test_documented_commands_lose_no_figures(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not refused either, when somebody runs them."""
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def noted(file: Path, settings: dict[str, Any]) -> None:
+        asked.append((file, settings))
+        raise KeyboardInterrupt
+
+    for module in (stored, overhead):
+        monkeypatch.setattr(module, "keep_others", noted)
+    monkeypatch.setattr(scaling, "measure", lambda *_: {})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(KeyboardInterrupt):
+        MAINS[name](shlex.split(words))
+    monkeypatch.undo()
+    ((file, settings),) = asked
+    stored.keep_others(ROOT / file, settings)
 
 
 def test_the_same_settings_measure_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
