@@ -13,6 +13,8 @@ from benchmarks.accuracy_plan import HIGHEST_RATE, LOWEST_RATE, best_rate
 from benchmarks.rows import Row
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-4
+"""Points: accuracies are stored as 32-bit floats, and one image of a million would be as much."""
 HEAD = (
     "method",
     "learning rate",
@@ -102,7 +104,7 @@ def _line(own: Sequence[Row], baseline: Sequence[Row], tuned: bool) -> Line:
         return line
     ours, theirs = (100 * np.array([pair[side]["val_accuracy"] for pair in pairs]) for side in (0, 1))
     interval, p = None, None
-    if len(pairs) > 1 and np.ptp(ours - theirs) > 0:  # without spread there is nothing to test
+    if len(pairs) > 1 and np.ptp(ours - theirs) > ROUNDING:  # without spread there is nothing to test
         test = stats.ttest_rel(ours, theirs)
         low, high = test.confidence_interval(CONFIDENCE)
         interval, p = (float(low), float(high)), float(test.pvalue)
