@@ -101,6 +101,20 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.
     assert list(tmp_path.iterdir()) == [options.out]
 
 
+def test_rows_of_other_code_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "figures.json"
+    asked: list[str] = []
+
+    def measure(name: str) -> dict[str, str]:
+        asked.append(name)
+        return {"name": name}
+
+    for code in ("old", "old", "new"):
+        monkeypatch.setattr(stored, "code_version", lambda *_, code=code: code)
+        assert stored.one_by_one(out, {"size": 1}, ["a"], measure) == [{"name": "a"}]
+    assert asked == ["a", "a"]
+
+
 @pytest.mark.parametrize(
     ("name", "words", "text"),
     [
