@@ -63,6 +63,8 @@ python -m benchmarks.accuracy --task glyphs --methods 'r=*,netaug,baseline' --st
 python -m benchmarks.accuracy --task glyphs --methods baseline,netaug --set netaug.phase_two=0.25
 
 python -m benchmarks.accuracy --task glyphs --table --plot
+
+python -m benchmarks.accuracy --task fonts --methods 'netaug+kd,netaug' --table --against kd
 """
 
 app = typer.Typer(add_completion=False)
@@ -220,6 +222,17 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     return names
 
 
+def known_method(name: str) -> str:
+    """The name of one method.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if name not in METHODS:
+        raise typer.BadParameter(f"{name!r} is no method. There are {', '.join(METHODS)}.")
+    return name
+
+
 def learning_rates(text: str) -> tuple[float, ...] | None:
     """Learning rates with commas between them; None for ``auto``.
 
@@ -289,6 +302,9 @@ def main(
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.cpu,
     jobs: Annotated[int, typer.Option(min=1, help="Cells side by side.")] = 2,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the tables of all that is there.")] = False,
+    against: Annotated[
+        str, typer.Option(metavar="METHOD", callback=known_method, help="What tables and pictures compare with.")
+    ] = "baseline",
     plot: Annotated[bool, typer.Option("--plot", help="Also draw differences and curves, beside the rows.")] = False,
     keep_older: Annotated[bool, typer.Option("--keep-older", help="Take rows of other code for done.")] = False,
     out: Annotated[Path | None, typer.Option(help="The JSONL file of rows.")] = None,
@@ -322,12 +338,12 @@ def main(
             raise typer.BadParameter(str(error)) from None
         failed = run_missing(request, path, jobs=jobs, stamp=versions(), keep_older=keep_older)
     rows = [row for row in rows_of.read(path).values() if table or row["regime"] == regime.label]
-    rows = [row for row in rows if row["method"] in (*request.methods, "baseline", "teacher")]
-    typer.echo(tables(rows))
+    rows = [row for row in rows if row["method"] in (*request.methods, "baseline", against, "teacher")]
+    typer.echo(tables(rows, against))
     if plot:
         from benchmarks.accuracy_plots import draw
 
-        for file in draw(rows, path.parent):
+        for file in draw(rows, path.parent, against):
             typer.echo(f"wrote {file}")
     if failed:
         typer.echo("\n".join(["", "Without a row:", *failed]))

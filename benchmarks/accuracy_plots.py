@@ -1,4 +1,4 @@
-"""Pictures of accuracy: differences to the baseline with their intervals, and curves. In: rows. Out: PNG files."""
+"""Pictures of accuracy: differences with their intervals, and curves. In: rows. Out: PNG files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from benchmarks.rows import Row
 from netaug_fx.atomic import atomic_path
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Two files for each regime that has something to show."""
+def draw(rows: Sequence[Row], folder: Path, against: str = "baseline") -> list[Path]:
+    """Two files for each regime that has something to show.
+
+    Args:
+        against: The method that differences are taken to; another than the baseline is part of the file's name.
+    """
+    name = "differences" if against == "baseline" else f"against_{against}"
     files = []
     for regime in dict.fromkeys(str(row["regime"]) for row in rows):
         of_regime = [row for row in rows if row["regime"] == regime]
         slug = re.sub(r"[^A-Za-z0-9.=]+", "_", regime)
-        for kind, figure in (("differences", _differences(of_regime)), ("curves", _curves(of_regime))):
+        for kind, figure in ((name, _differences(of_regime, against)), ("curves", _curves(of_regime))):
             if figure is not None:
                 files.append(_save(figure, folder / f"accuracy_{slug}_{kind}.png"))
     return files
@@ -33,9 +38,9 @@ def _save(figure: Figure, file: Path) -> Path:
     return file
 
 
-def _differences(rows: Sequence[Row]) -> Figure | None:
+def _differences(rows: Sequence[Row], against: str) -> Figure | None:
     """A point and an interval for each method."""
-    shown = [(line, line.difference) for line in lines(rows) if line.difference is not None]
+    shown = [(line, line.difference) for line in lines(rows, against) if line.difference is not None]
     if not shown:
         return None
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(shown)), layout="constrained")
@@ -46,7 +51,7 @@ def _differences(rows: Sequence[Row]) -> Figure | None:
             axes.plot(line.interval, [height, height], color="C0")
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(range(len(shown)), [f"{line.method} ({line.lr:g}, n={line.n})" for line, _ in reversed(shown)])
-    axes.set_xlabel("points above the baseline, with 95 % interval")
+    axes.set_xlabel(f"points above {against}, with 95 % interval")
     axes.set_title(str(rows[0]["regime"]))
     return figure
 

@@ -1,4 +1,4 @@
-"""The tables of accuracy: each method against the baseline, paired by seed. In: rows of accuracy. Out: Markdown."""
+"""The tables of accuracy: each method against one of them, paired by seed. In: rows of accuracy. Out: Markdown."""
 
 from __future__ import annotations
 
@@ -15,17 +15,7 @@ from benchmarks.rows import Row
 CONFIDENCE = 0.95
 ROUNDING = 1e-4
 """Points: accuracies are stored as 32-bit floats, and one image of a million would be as much."""
-HEAD = (
-    "method",
-    "learning rate",
-    "n",
-    "accuracy, %",
-    "training, %",
-    "against baseline",
-    "95 % interval",
-    "p",
-    "CPU time",
-)
+HEAD = ("method", "learning rate", "n", "accuracy, %", "training, %", "against {}", "95 % interval", "p", "CPU time")
 
 
 @dataclass(frozen=True)
@@ -38,10 +28,10 @@ class Line:
         diverged: Seeds whose loss was no longer finite.
         mean, deviation: Of the validation accuracy over seeds; the deviation of a sample, None for one seed.
         training: Mean training accuracy over the last epoch.
-        difference: Mean over the seeds that the baseline has too; None for the baseline itself.
+        difference: Mean over the seeds that the method compared with has too; None for that one itself.
         interval: 95 % confidence interval of the difference (t).
         p: Paired t-test, two-sided, not adjusted for the number of methods.
-        time: CPU seconds of training over those of the baseline at the same seeds.
+        time: CPU seconds of training over those of the method compared with, at the same seeds.
     """
 
     method: str
@@ -58,13 +48,14 @@ class Line:
     time: float | None = None
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
+def lines(rows: Sequence[Row], against: str = "baseline") -> list[Line]:
     """A line for each method, in the order of `METHODS`: at its own best rate where several were tried, else at each.
 
-    A method at its own best rate is compared with the baseline at its own; another with the baseline at the same.
+    A method at its own best rate is compared with ``against`` at its own; another with ``against`` at the same.
 
     Args:
         rows: Those of one regime.
+        against: The method that the others are compared with.
     """
     best = {name: best_rate([row for row in rows if _is(row, name, "tuning")]) for name in METHODS}
     found = []
@@ -74,10 +65,10 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         for rate in rates:
             tuned = best[name] is not None
             own = [row for row in reported if row["lr"] == rate]
-            against = best["baseline"] if tuned and best["baseline"] is not None else rate
-            baseline = [row for row in rows if _is(row, "baseline", "report") and row["lr"] == against]
+            other_rate = best[against] if tuned and best[against] is not None else rate
+            others = [row for row in rows if _is(row, against, "report") and row["lr"] == other_rate]
             if own:
-                found.append(_line(own, [] if name == "baseline" else baseline, tuned))
+                found.append(_line(own, [] if name == against else others, tuned))
     return found
 
 
@@ -85,11 +76,11 @@ def _is(row: Row, method: str, role: str) -> bool:
     return bool(row["method"] == method and row["role"] == role)
 
 
-def _line(own: Sequence[Row], baseline: Sequence[Row], tuned: bool) -> Line:
+def _line(own: Sequence[Row], others: Sequence[Row], tuned: bool) -> Line:
     good = [row for row in own if row["val_accuracy"] is not None]
     accuracies = 100 * np.array([row["val_accuracy"] for row in good])
-    plain = {row["seed"]: row for row in baseline if row["val_accuracy"] is not None}
-    pairs = [(row, plain[row["seed"]]) for row in good if row["seed"] in plain]
+    other = {row["seed"]: row for row in others if row["val_accuracy"] is not None}
+    pairs = [(row, other[row["seed"]]) for row in good if row["seed"] in other]
     line = Line(
         method=own[0]["method"],
         lr=own[0]["lr"],
@@ -102,28 +93,28 @@ def _line(own: Sequence[Row], baseline: Sequence[Row], tuned: bool) -> Line:
     )
     if not pairs:
         return line
-    ours, theirs = (100 * np.array([pair[side]["val_accuracy"] for pair in pairs]) for side in (0, 1))
+    left, right = (100 * np.array([pair[side]["val_accuracy"] for pair in pairs]) for side in (0, 1))
     interval, p = None, None
-    if len(pairs) > 1 and np.ptp(ours - theirs) > ROUNDING:  # without spread there is nothing to test
-        test = stats.ttest_rel(ours, theirs)
+    if len(pairs) > 1 and np.ptp(left - right) > ROUNDING:  # without spread there is nothing to test
+        test = stats.ttest_rel(left, right)
         low, high = test.confidence_interval(CONFIDENCE)
         interval, p = (float(low), float(high)), float(test.pvalue)
-    time = float(np.mean([row["cpu_seconds"] / other["cpu_seconds"] for row, other in pairs]))
-    compared = {"difference": float((ours - theirs).mean()), "interval": interval, "p": p, "time": time}
+    time = float(np.mean([ours["cpu_seconds"] / theirs["cpu_seconds"] for ours, theirs in pairs]))
+    compared = {"difference": float((left - right).mean()), "interval": interval, "p": p, "time": time}
     return Line(**{**vars(line), **compared})
 
 
-def tables(rows: Sequence[Row]) -> str:
+def tables(rows: Sequence[Row], against: str = "baseline") -> str:
     """One table for each regime, and the learning rates that were tried."""
     parts = []
     for regime in dict.fromkeys(str(row["regime"]) for row in rows):
         of_regime = [row for row in rows if row["regime"] == regime]
-        parts.append("\n".join(_table(regime, of_regime)))
+        parts.append("\n".join(_table(regime, of_regime, against)))
     return "\n\n".join(parts) or "no rows yet"
 
 
-def _table(regime: str, rows: Sequence[Row]) -> Iterator[str]:
-    found = lines(rows)
+def _table(regime: str, rows: Sequence[Row], against: str) -> Iterator[str]:
+    found = lines(rows, against)
     sizes = sorted({row["parameters"] for row in rows if row["role"] != "teacher" and "parameters" in row})
     steps = [row["steps"] for row in rows if row["method"] == "baseline"]
     yield f"**{regime}**: {', '.join(f'{size:,}' for size in sizes)} parameters" + (
@@ -131,7 +122,7 @@ def _table(regime: str, rows: Sequence[Row]) -> Iterator[str]:
     )
     yield ""
     if found:
-        yield "| " + " | ".join(HEAD) + " |"
+        yield "| " + " | ".join(HEAD).format(against) + " |"
         yield "|" + "---|" * len(HEAD)
         yield from (_cells(line) for line in found)
         yield ""

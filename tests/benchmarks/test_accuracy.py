@@ -209,6 +209,18 @@ def test_the_tables_statistics_are_scipys() -> None:
     assert "7, 1 diverged" in shown
 
 
+def test_any_method_can_be_compared_with() -> None:
+    """That two together are better than each alone is not told by what either is over the baseline."""
+    accuracies = {"baseline": (0.4, 0.42), "kd": (0.6, 0.63), "netaug+kd": (0.7, 0.69)}
+    rows = [made(name, of[seed], seed) for name, of in accuracies.items() for seed in (0, 1)]
+    baseline, kd, both = lines(rows, "kd")
+    assert baseline.difference == pytest.approx(-20.5)
+    assert (kd.difference, kd.p) == (None, None)
+    assert both.difference == pytest.approx(8.0)
+    assert both.p == pytest.approx(stats.ttest_1samp([10.0, 6.0], 0).pvalue)
+    assert "| against kd |" in tables(rows, "kd")
+
+
 def test_one_seed_and_equal_results_are_not_tested() -> None:
     rows = [made("baseline", 0.5), made("netaug", 0.6), made("kd", 0.5, 1)]
     _, netaug, kd = lines(rows)
@@ -274,6 +286,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     files = draw(rows, tmp_path)
     assert [file.name for file in files] == ["accuracy_digits_differences.png", "accuracy_digits_curves.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert next(file.name for file in draw(rows, tmp_path, "netaug")) == "accuracy_digits_against_netaug.png"
     assert draw([made("teacher", 0.5, role="teacher")], tmp_path) == []
 
 
@@ -372,6 +385,9 @@ def test_tables_are_printed_without_running(tmp_path: Path) -> None:
     assert "**digits width=9**" in shown
     assert len(out.read_text().splitlines()) == 3
     assert (tmp_path / "accuracy_digits_differences.png").exists()
+    shown = call("--task", "digits", "--table", "--methods", "two-draws", "--against", "netaug", "--out", str(out))[1]
+    assert "| against netaug |" in shown
+    assert "no method" in call("--task", "digits", "--table", "--against", "naetug", "--out", str(out))[1]
     assert "no rows yet" in call("--task", "fonts", "--table", "--out", str(tmp_path / "none.jsonl"))[1]
 
 
