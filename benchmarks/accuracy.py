@@ -29,11 +29,13 @@ RESULTS = Path("benchmarks") / "results"
 CACHE = Path("runs") / "accuracy"
 """Not under version control; both from the repository's root."""
 
-# Of the training package, all but what only shows results.
+# Of the training package and the models, all but what only shows results.
 _SHOWS = ("commands", "group_picture", "pages", "plots", "progress", "recipes", "report", "tracking")
 _DECIDES = (
     "netaug_fx/step.py",
     "netaug_fx/distillation.py",
+    "netaug_fx/sorting.py",
+    "netaug_fx/calibration.py",
     "benchmarks/accuracy_cell.py",
     "benchmarks/accuracy_nets.py",
 )
@@ -83,8 +85,8 @@ class Device(str, enum.Enum):
 
 def versions() -> dict[str, str]:
     """What a row depends on beside its settings."""
-    training = (ROOT / "netaug_fx" / "training").rglob("*.py")
-    deciding = [str(path.relative_to(ROOT)) for path in training if path.stem not in _SHOWS]
+    files = [*(ROOT / "netaug_fx" / "training").rglob("*.py"), *(ROOT / "models").glob("*.py")]
+    deciding = [str(path.relative_to(ROOT)) for path in files if path.stem not in _SHOWS]
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from netaug_fx.training.recipes import read_settings
 
 NETS = "benchmarks/accuracy_nets.py"
 """From the root of the repository, where all cells run."""
@@ -55,13 +58,10 @@ def _spaced(ratio: float, choices: int) -> list[float]:
     return [1 + (ratio - 1) * k / choices for k in range(choices + 1)]
 
 
+_RECIPE = read_settings(Path("netaug"))
 PAPER = {
-    "netaug.ratio": {"stream": [1, 1.8, 2.6], "inner": [1, 1.6, 2.2, 2.8]},
-    "netaug.compound": True,
-    "netaug.phase_two": 0.4839,
-    "netaug.initialise": "widest",
-    "netaug.sort": True,
-    "optim.label_smoothing": 0.1,
+    **{f"netaug.{name}": value for name, value in _RECIPE["netaug"].items()},
+    "optim.label_smoothing": _RECIPE["optim"]["label_smoothing"],
 }
 
 METHODS: dict[str, Method] = {

@@ -229,12 +229,13 @@ def _kept(cell: Cell, cache: Path) -> Cell:
 # -- what is there, what is missing --------------------------------------------------------------------------------
 
 
-def best_rate(rows: Sequence[Row]) -> float | None:
-    """The learning rate with the highest mean accuracy among tuning rows; a run that diverged counts as zero."""
-    by_rate: dict[float, list[float]] = {}
-    for row in rows:
-        by_rate.setdefault(row["lr"], []).append(row.get("val_accuracy") or 0.0)
-    return max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate])) if by_rate else None
+def best_rate(rows: Sequence[Row], name: str) -> float | None:
+    """The learning rate at which a method did best in tuning, of those that were tried with the most seeds."""
+    seeds = {row["seed"] for row in rows if row["method"] == name and row["role"] == "tuning"}
+    for count in range(len(seeds), 0, -1):
+        if found := _tuned(rows, name, sorted(seeds)[:count]):
+            return max(found, key=lambda rate: found[rate])
+    return None
 
 
 def rates_to_try(found: Mapping[float, float]) -> list[float]:
@@ -323,9 +324,20 @@ def outlook(request: Request) -> dict[str, tuple[int, int]]:
 
 def still_holds(row: Row, cell: Cell) -> bool:
     """Whether a row is of the cell's settings."""
+    old, new = row["settings"], cell.settings
     if cell.method in METHODS and METHODS[cell.method].as_long_as is not None:
-        return True  # its steps follow from measured times, which would differ a little each time
-    return same_settings(row["settings"], cell.settings)
+        old, new = _without_length(old), _without_length(new)
+    return same_settings(old, new)
+
+
+def _without_length(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Settings but for what follows from measured times, which would differ a little each time."""
+    length = ("epochs", "warmup_epochs", "train_samples")
+
+    def rest(section: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in section.items() if name not in length}
+
+    return [{**part, "optim": rest(part["optim"]), "data": rest(part["data"])} for part in parts]
 
 
 def same_settings(old: Any, new: Any) -> bool:

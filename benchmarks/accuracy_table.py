@@ -57,7 +57,7 @@ def lines(rows: Sequence[Row], against: str = "baseline") -> list[Line]:
         rows: Those of one regime.
         against: The method that the others are compared with.
     """
-    best = {name: best_rate([row for row in rows if _is(row, name, "tuning")]) for name in METHODS}
+    best = {name: best_rate(rows, name) for name in METHODS}
     found = []
     for name in METHODS:
         reported = [row for row in rows if _is(row, name, "report")]

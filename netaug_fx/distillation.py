@@ -53,7 +53,7 @@ class Distillation:
             shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in (student, teacher)]
             raise InputError(
                 f"distillation needs logits of one shape from both nets; the student gives {shapes[0]}, the teacher "
-                f"{shapes[1]}"
+                f"{shapes[1]}. For other outputs, give step a function of both that returns the term."
             )
         temperature = self.temperature
         student_log = F.log_softmax(student / temperature, -1).flatten(0, -2)

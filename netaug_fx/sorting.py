@@ -35,7 +35,7 @@ def sort_channels_(
         kinds: Kinds of groups to sort.
 
     Raises:
-        InputError: not a supernet, or what ``evolve`` returned; or an unknown kind.
+        InputError: not a supernet, or what ``evolve`` returned; an unknown kind; or an optimizer of another net.
     """
     own = control(supernet)
     if own.split is not None:
@@ -44,6 +44,12 @@ def sort_channels_(
             "the reset one, and generations hand the fit one on: give what netaug_fx.augment(model) returned"
         )
     check_kinds(kinds)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]} if optimizer is not None else set()
+    if optimizer is not None and held.isdisjoint(id(parameter) for parameter in supernet.parameters()):
+        raise InputError(
+            "the optimizer holds none of the supernet's parameters; augment copies, so make it of "
+            "supernet.parameters(), not of those of the model that went in"
+        )
     chosen = {number for number, group in enumerate(own.groups) if group.kind in kinds}
     widest = own.active.widest
     with torch.no_grad():

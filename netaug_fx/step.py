@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +53,14 @@ def step(
     kinds: Collection[str] | None = None,
     pool: int | None = None,
     pool_number: int = 0,
+    widths: Sequence[Mapping[str, int]] | None = None,
     distill: Distillation | None = None,
     project: bool = False,
 ) -> Step:
     """Adds to the gradients what one batch gives: ``L(target) + alpha * sum L(wider net)`` ([NetAug], equation 2).
 
     Everything else stays with the caller: ``zero_grad``, clipping, the optimizer's step, accumulation over several
-    batches (call it once for each), mixed precision.
+    batches (call it once for each, with the ``widths`` of the first), mixed precision.
 
     Args:
         supernet: What ``augment`` returned, or a wrapper around it (``DistributedDataParallel``, what accelerate or
@@ -75,9 +77,11 @@ def step(
         kinds: Kinds of groups that are widened, such as ``{"inner"}`` in the paper's second phase.
         pool: Draw from that many fixed assignments instead of from all; ``torch.compile`` compiles each once.
         pool_number: Which pool: another one for each number, such as that of the epoch.
+        widths: Those of the wider nets, in place of drawn ones, as a `Step` holds them: the paper has one wider net in
+            each step of the optimizer, so batches that are added up for one take those of the first.
         distill: In-place distillation: the widest net passes first and its output teaches the target (sandwich rule,
             Yu and Huang, ICCV 2019); the other ``draws - 1`` nets are drawn. ``loss_fn`` has to return its output.
-            With ``kinds``, the widest net is widest in these alone.
+            With ``kinds``, the widest net is widest in these alone; with ``widths``, the first of them teaches.
         project: Where the wider nets' gradient conflicts with the target's (their inner product over the target's
             parameters is negative), take away its part along the target's (NetDistiller, arXiv 2310.19820; "gradient
             surgery", Yu et al., NeurIPS 2020). Each process does so with its own gradients before they are averaged.
@@ -86,7 +90,8 @@ def step(
         Losses, widths and the target's output.
 
     Raises:
-        InputError: there is no supernet, or it is within ``augmented``; an argument is out of range; or ``loss_fn``
+        InputError: there is no supernet, or it is within ``augmented``; an argument is out of range; ``widths`` holds
+            none, an unknown group or a width outside its range; or ``loss_fn``
             returns no output that ``distill`` could use.
 
     Example:
@@ -103,13 +108,22 @@ def step(
     own = _supernet_in(supernet)
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise InputError(f"draws must be an integer of at least 1, not {draws!r}")
-    if not alpha > 0:
-        raise InputError(f"alpha must be above 0, not {alpha!r}; without wider nets, train the target by itself")
+    if not 0 < alpha < math.inf:
+        raise InputError(
+            f"alpha must be above 0 and finite, not {alpha!r}; without wider nets, train the target by itself"
+        )
     if distill is not None and not callable(distill):
         raise InputError(f"distill must be a netaug_fx.Distillation, such as netaug_fx.Distillation(), not {distill!r}")
-    passes = _Passes(supernet, own, loss_fn, backward or _plain_backward, alpha)
+    passes = _Passes(supernet, own, loss_fn, backward or _plain_backward, alpha, needs_output=distill is not None)
     silent: Callable[[], AbstractContextManager[Any]] = no_sync or getattr(supernet, "no_sync", nullcontext)  # type: ignore[assignment]
-    drawn = [control(own).sample(kinds, pool, pool_number) for _ in range(draws - (distill is not None))]
+    if widths is None:
+        widths = _drawn(own, draws, kinds, pool, pool_number, distill)
+    elif not widths:
+        raise InputError("widths holds no wider net; give those that an earlier step used, or leave it out")
+    else:
+        for net in widths:  # before any pass
+            control(own).as_widths(net)
+    drawn = widths if distill is None else widths[1:]
     surgery = _Surgery(list(own.parameters())) if project else None
     # Where no wider net passes last, or gradients are mended after all passes, nothing else sends them.
     by_hand = _communicating(supernet) if project or not drawn else None
@@ -117,12 +131,12 @@ def step(
         teacher = None
         if distill is not None:
             with _part(surgery, "wider"):
-                teacher = passes.wider(_widest(own, kinds))
+                teacher = passes.wider(widths[0])
         with _part(surgery, "target"):
             loss, output = passes.target(distill, teacher)
-    for count, widths in enumerate(drawn, start=1):
+    for count, net in enumerate(drawn, start=1):
         with silent() if by_hand is not None or count < len(drawn) else nullcontext(), _part(surgery, "wider"):
-            passes.wider(widths)
+            passes.wider(net)
     if surgery is not None:
         surgery.finish()
     if by_hand is not None:
@@ -140,8 +154,11 @@ class _Passes:
         loss_fn: LossFunction,
         backward: Callable[[Tensor], object],
         alpha: float,
+        *,
+        needs_output: bool,
     ) -> None:
         self.wrapped, self.own, self.loss_fn, self.backward, self.alpha = wrapped, own, loss_fn, backward, alpha
+        self.needs_output = needs_output
         self.losses: list[Tensor] = []
         self.widths: list[dict[str, int]] = []
 
@@ -171,6 +188,8 @@ class _Passes:
                 "loss_fn must return the loss, a tensor of one number, a dict of losses, or the pair of loss and "
                 f"output, not {tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}"
             )
+        if self.needs_output and output is None:
+            raise InputError("distill needs what the nets say: let loss_fn return the pair of loss and output")
         return loss, output
 
 
@@ -241,8 +260,17 @@ def _detached(output: Any) -> Any:
     return output.detach() if isinstance(output, Tensor) else output
 
 
-def _widest(own: Supernet, kinds: Collection[str] | None) -> dict[str, int]:
-    return {g.name: g.choices[-1] for g in control(own).groups if kinds is None or g.kind in kinds}
+def _drawn(
+    own: Supernet,
+    draws: int,
+    kinds: Collection[str] | None,
+    pool: int | None,
+    pool_number: int,
+    distill: Distillation | None,
+) -> list[dict[str, int]]:
+    """The wider nets of a step: where one teaches, the widest comes first."""
+    teachers = [] if distill is None else [control(own).widest(kinds)]
+    return teachers + [control(own).sample(kinds, pool, pool_number) for _ in range(draws - len(teachers))]
 
 
 def _supernet_in(module: Any) -> Supernet:

@@ -71,7 +71,16 @@ class Control:
             first = self.seed * 2**64 + 2**63 + pool_number * 2**32
             generator = random.Random(first + generator.randrange(pool))
         self.draws += 1
-        drawn = {group.name: generator.choice(group.factors or group.choices) for group in self.groups}
+        return self._assigned({g.name: generator.choice(g.factors or g.choices) for g in self.groups}, kinds)
+
+    def widest(self, kinds: Collection[str] | None = None) -> dict[str, int]:
+        """The widest net that `sample` can draw: with ``kinds``, of those that keep the target's other widths."""
+        if kinds is not None:
+            check_kinds(kinds)
+        return self._assigned({g.name: (g.factors or g.choices)[-1] for g in self.groups}, kinds)
+
+    def _assigned(self, chosen: Mapping[str, float], kinds: Collection[str] | None) -> dict[str, int]:
+        """Widths of the groups from what was chosen for each: a width, or a factor beside its feeder's present one."""
         original = {group.name: group.width for group in self.groups}
         widths: dict[str, int] = {}
         for group in sorted(self.groups, key=lambda group: bool(group.feeder)):
@@ -79,9 +88,9 @@ class Control:
                 widths[group.name] = group.width
             elif group.feeder:
                 present = widths[group.feeder] / original[group.feeder]
-                widths[group.name] = group.widened(drawn[group.name] * present)
+                widths[group.name] = group.widened(chosen[group.name] * present)
             else:
-                widths[group.name] = int(drawn[group.name])
+                widths[group.name] = int(chosen[group.name])
         return {group.name: widths[group.name] for group in self.groups}
 
     @contextmanager
@@ -191,7 +200,7 @@ class Supernet(nn.Module):
     @_Shy
     def widest(self) -> dict[str, int]:
         """The largest width of every group, by name."""
-        return {group.name: group.choices[-1] for group in control(self).groups}
+        return control(self).widest()
 
     @_shy_method
     def sample(

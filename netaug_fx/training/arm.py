@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,11 @@ def make_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     )
 
 
+def restart_scaler_(scaler: Any) -> None:
+    """Puts accelerate's gradient scaler, which all arms of a run share, back to where it was made, in place."""
+    scaler.load_state_dict(torch.amp.GradScaler(scaler._device).state_dict())
+
+
 class _Prepared(nn.Module):
     """What accelerate prepares in the net's place: mixed precision replaces the forward of what it is given."""
 
@@ -135,6 +140,8 @@ class Arm:
         if optim.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(self.net, optim)
+        if self.accelerator.scaler is not None:
+            restart_scaler_(self.accelerator.scaler)
         self.wrapped, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
             _Prepared(self.net), optimizer, train, val
         )
@@ -205,6 +212,8 @@ class Arm:
                 "epoch": self.epoch,
                 "batch": self.batch,
                 "images": len(self.task.train),
+                "val_images": len(self.task.val),
+                "classes": _digest(self.task.classes),
             },
             seconds=self.seconds,
         )
@@ -219,12 +228,21 @@ class Arm:
         if self.accelerator.is_main_process:
             save_weights(self.plain(), self.best_weights, metadata)
 
+    def let_go(self) -> None:
+        """Take what is delivered off the device, and drop what only training needs: the next arm has the memory."""
+        self.net.cpu()
+        if self.average is not None:
+            self.average.averaged.cpu()
+        self.accelerator.free_memory()
+        self.teacher = None
+        del self.wrapped, self.optimizer, self.train_loader, self.val_loader
+
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one.
 
         Raises:
             CheckpointError: it is truncated, holds code, belongs to another run, to another number of processes, or of
-            training images.
+            images, or to other classes.
         """
         if not self.checkpoint.exists():
             return
@@ -234,10 +252,19 @@ class Arm:
                 f"{self.checkpoint} was written by {len(state.sums)} processes, and {self.accelerator.num_processes} "
                 "would go on: each step has other images then. Resume with as many processes as before."
             )
-        if state.data_order["images"] != len(self.task.train):
+        for name, kind, images in (
+            ("images", "training", self.task.train),
+            ("val_images", "validation", self.task.val),
+        ):
+            if state.data_order[name] != len(images):
+                raise CheckpointError(
+                    f"{self.checkpoint}: the run began with {state.data_order[name]} {kind} images, and there are "
+                    f"{len(images)} now: what follows could not be compared. Bring the images back, or start anew."
+                )
+        if state.data_order["classes"] != _digest(self.task.classes):
             raise CheckpointError(
-                f"{self.checkpoint}: the run began with {state.data_order['images']} training images, and there are "
-                f"{len(self.task.train)} now: order and schedule would be others. Bring the images back, or start anew."
+                f"{self.checkpoint}: the run began with other names of classes, or another order, than "
+                f"{', '.join(self.task.classes[:5])}...: labels would be others. Bring them back, or start anew."
             )
         self.net.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
@@ -250,6 +277,10 @@ class Arm:
         self.history, self.best = state.history, state.best
         self.seconds = state.seconds
         set_rng_state(state.rng[self.accelerator.process_index])
+
+
+def _digest(names: Sequence[str]) -> int:
+    return int(hashlib.sha256("\n".join(names).encode()).hexdigest()[:15], 16)
 
 
 def _fingerprint(config: RunConfig, net: nn.Module) -> str:

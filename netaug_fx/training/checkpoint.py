@@ -28,7 +28,7 @@ from netaug_fx.atomic import atomic_open
 from netaug_fx.errors import CheckpointError, RunError
 from netaug_fx.supernet import STATE_KEY
 
-FORMAT = 4
+FORMAT = 5
 _EXTRA = re.compile(r"_netaug\d+$")  # how widening names the blocks beside a tensor
 METADATA = "netaug_fx"  # the entry of a safetensors header that holds ours, as JSON
 
@@ -51,7 +51,8 @@ class ArmState:
         history: one row of metrics for each completed epoch.
         best: validation accuracy of the best of them; None before the first.
         rng: states of the random number generators of each process, as tensors.
-        data_order: seed, epoch, batch and number of images, from which their order follows.
+        data_order: seed, epoch, batch and number of images, from which their order follows; and what else of the data
+            must be as it was: the number of validation images, and a hash of the names of classes.
         seconds: time spent so far.
     """
 
@@ -209,7 +210,8 @@ def _torch_load(path: Path) -> Any:
                 "Save a state_dict, or use a .safetensors file."
             ) from None
         # Its first line advises to load without weights_only here, too.
-        cause = next((line.strip() for line in lines if line.strip().startswith("WeightsUnpickler error")), lines[0])
+        told = [line.strip() for line in lines if "weights_only" not in line] or ["no file that torch.save wrote"]
+        cause = next((line for line in told if line.startswith("WeightsUnpickler error")), told[0])
         raise CheckpointError(
             f"{path} is truncated or no checkpoint: {cause.rstrip('. ')}. Use another one, or start a new run."
         ) from None

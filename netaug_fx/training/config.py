@@ -197,6 +197,7 @@ def load_config(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    base: str | None = None,
 ) -> Config:
     """Resolve the settings of a run.
 
@@ -204,15 +205,17 @@ def load_config(
         kind: What kind of run.
         file: YAML file or the name of a recipe, or None for the defaults.
         overrides: dotted names such as ``{"optim.lr": 0.1}``; they win over the file.
-        defaults: dotted names likewise; the file wins over them.
+        defaults: dotted names likewise; the file wins over them, in mappings entry by entry.
+        base: the recipe that a file extends which does not say so.
 
     Raises:
         InputError: the file cannot be read, a name is unknown, or a value is out of range; names the setting.
     """
-    settings = merged(_section_defaults(kind), read_settings(file) if file is not None else {})
+    settings = merged(_section_defaults(kind), read_settings(file, base) if file is not None else {})
     for name, value in (defaults or {}).items():
         section, field = _place(settings, name, file)
-        section.setdefault(field, value)
+        both = isinstance(value, Mapping) and isinstance(section.get(field), Mapping)
+        section[field] = {**value, **section[field]} if both else section.get(field, value)
     for name, value in (overrides or {}).items():
         section, field = _place(settings, name, file)
         section[field] = value

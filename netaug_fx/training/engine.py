@@ -22,8 +22,11 @@ from netaug_fx.training.methods import NetAug
 from netaug_fx.training.progress import Progress
 from netaug_fx.training.schedule import learning_rate
 
-CHECK_STEPS = 50
+LOSS_STEPS = 50
 """Steps between two looks at the loss on an accelerator, where a look waits for all that is under way."""
+
+ASK_STEPS = 10
+"""Steps after which processes on accelerators ask each other whether to stop or to save, for which they wait, too."""
 
 
 def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callable[[], None]) -> None:
@@ -42,7 +45,7 @@ def train_arm(arm: Arm, progress: Progress, stop: StopRequest, on_epoch: Callabl
                 progress.advance()
                 ended = arm.batch // arm.config.optim.accumulate >= arm.epoch_steps
                 due = time.monotonic() - saved >= 60 * arm.config.keep.minutes
-                stopping, due = _agreed(arm, stop.requested, due) if _looks(arm) or ended else (False, False)
+                stopping, due = _agreed(arm, stop.requested, due) if _asks(arm) or ended else (False, False)
                 if not ended and (stopping or due):
                     _require_finite(arm, weights=True)
                     saved = time.monotonic()
@@ -79,8 +82,14 @@ def _train_epoch(arm: Arm) -> Generator[None]:
 
 
 def _looks(arm: Arm) -> bool:
-    """Whether to look at the loss, and to ask the other processes, after this step."""
-    return arm.accelerator.device.type == "cpu" or arm.step % CHECK_STEPS == 0
+    """Whether to look at the loss after this step."""
+    return arm.accelerator.device.type == "cpu" or arm.step % LOSS_STEPS == 0
+
+
+def _asks(arm: Arm) -> bool:
+    """Whether to see after this step if any process has to stop or to save; one by itself knows without waiting."""
+    alone = arm.accelerator.num_processes == 1
+    return alone or arm.accelerator.device.type == "cpu" or arm.step % ASK_STEPS == 0
 
 
 def _set_rate(arm: Arm) -> None:
@@ -177,11 +186,11 @@ def _require_finite(arm: Arm, *, weights: bool = False) -> None:
     (lost,) = _agreed(arm, not finite)
     if not lost:
         return
-    if arm.checkpoint.exists():
-        good = f"The last good checkpoint is {arm.checkpoint}."
-    else:
-        good = "There is no checkpoint yet."
+    good = (
+        f"The last good checkpoint is {arm.checkpoint}." if arm.checkpoint.exists() else "There is no checkpoint yet."
+    )
+    best = f" The best epoch's weights are in {arm.best_weights}, for --weights." if arm.best_weights.exists() else ""
     raise RunError(
-        f"the loss of arm {arm.name!r} is no longer finite at step {arm.step}, epoch {arm.epoch + 1}. {good} "
+        f"the loss of arm {arm.name!r} is no longer finite at step {arm.step}, epoch {arm.epoch + 1}. {good}{best} "
         f"Start a new run with a learning rate below {arm.config.optim.lr} (--lr) or a longer optim.warmup_epochs."
     )

@@ -19,6 +19,7 @@ from netaug_fx.training.options import (
     Resume,
     Seed,
     Weights,
+    all_settings,
     setting,
 )
 from netaug_fx.training.training_verbs import exit_by_verification, given, resume_alone
@@ -47,6 +48,7 @@ def enlarge(
     config: ConfigFile = None,
     out: Out = None,
     resume: Resume = None,
+    settings: Annotated[bool, all_settings(EnlargeConfig)] = False,
 ) -> None:
     """Grow a net to a budget of multiply-adds, step by step, by what helps most (Greedy Network Enlarging).
 

@@ -221,6 +221,7 @@ class _Evolution:
         # The main process is about to write and to delete what the others have to have read.
         self.accelerator.wait_for_everyone()
         train_arm(arm, progress, stop, on_epoch=epoch_done)
+        self.accelerator.free_memory()  # it would hold every generation's optimizer
         self.finished.append(_result(arm))
         if self.accelerator.is_main_process:
             content = [vars(each) for each in self.finished]

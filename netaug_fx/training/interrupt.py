@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from netaug_fx.errors import RunError
+
+SAME_REQUEST = 2.0
+"""Seconds in which another Ctrl-C is the first one once more, which the terminal gave to all and a launcher sent on."""
 
 
 class Interrupted(RunError):
@@ -20,11 +25,20 @@ class Interrupted(RunError):
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM sets ``requested``; a second one stops at once, as without it."""
+    """While entered, the first Ctrl-C or SIGTERM sets ``requested``; a later Ctrl-C stops at once, as without it.
+
+    Launchers and schedulers send one request to a process several times. So more SIGTERMs change nothing, and neither
+    does Ctrl-C within two seconds.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._since: float | None = None
         self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop."""
+        return self._since is not None
 
     def __enter__(self) -> StopRequest:
         # Python allows signal handlers in the main thread only; elsewhere signals stay with their owner.
@@ -39,8 +53,14 @@ class StopRequest:
         self._restore()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
+        if self._since is None:
+            self._since = time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                # Past Python's buffers, which the interrupted code may be in the middle of writing to.
+                os.write(2, b"stopping after this step; Ctrl-C again in a moment stops at once\n")
+        elif number == signal.SIGINT and time.monotonic() - self._since > SAME_REQUEST:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         while self._previous:

@@ -56,6 +56,7 @@ class NetAug(Plain):
 
     def __init__(self, netaug: NetAugConfig, distill: DistillConfig) -> None:
         self.netaug, self.distill = netaug, distill
+        self._widths: tuple[dict[str, int], ...] = ()  # of the optimizer step under way
 
     def start_epoch(self, arm: Arm) -> None:
         """Sorts channels in phase one."""
@@ -66,7 +67,7 @@ class NetAug(Plain):
                 arm.average.restart()
 
     def gradients(self, arm: Arm, batch: Batch, loss_of: LossOf, backward: Callable[[Tensor], None]) -> Passed:
-        """Forward and backward of the target, then of wider nets."""
+        """Forward and backward of the target, then of wider nets: of the same ones for all batches of a step."""
         netaug, distill = self.netaug, self.distill
         done = netaug_fx.step(
             arm.wrapped,
@@ -77,9 +78,11 @@ class NetAug(Plain):
             draws=netaug.draws,
             kinds=self.kinds(arm),
             pool=netaug.pool,
+            widths=self._widths if arm.batch % arm.config.optim.accumulate else None,
             distill=netaug_fx.Distillation(distill.weight, distill.temperature) if distill.in_place else None,
             project=distill.project,
         )
+        self._widths = done.widths
         return done.loss, done.output, torch.stack(done.augmented).mean()
 
     def is_taught(self, arm: Arm) -> bool:

@@ -171,7 +171,10 @@ def _from_file(spec: str, offered: Mapping[str, Any], extra: Mapping[str, Any]) 
     file_name, _, function_name = spec.rpartition(":")
     file = Path(file_name)
     if not file.is_file():
-        raise InputError(f"--model {spec}: there is no file {file}. Give path/to/file.py:function.")
+        raise InputError(
+            f"model {spec}: there is no file {file}, seen from {Path.cwd()}. Give --model path/to/file.py:function; a "
+            "run folder and a weights file name the model as the run was given it, as seen from where it was started."
+        )
     module = _import_file(file)
     function = getattr(module, function_name, None)
     if isinstance(function, nn.Module):

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from netaug_fx.training.config import EnlargeConfig, EvolveConfig, TrainConfig, setting_names
+from netaug_fx.training.config import EnlargeConfig, EvolveConfig, RunConfig, TrainConfig, setting_names
 from netaug_fx.training.recipes import recipe_names
+from netaug_fx.training.settings_page import settings_page
 
 _HELP = {name: text for kind in (EnlargeConfig, EvolveConfig, TrainConfig) for name, text in setting_names(kind)}
 
@@ -26,9 +27,27 @@ def setting(flag: str, name: str, **options: Any) -> Any:
     return typer.Option(flag, help=f"{_HELP[name]} [setting {name}]", show_default=False, **options)
 
 
+def all_settings(kind: type[RunConfig]) -> Any:
+    """An option that prints what ``--config`` may hold for this kind of run, and ends the command."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            typer.echo(settings_page(kind()))
+            raise typer.Exit
+
+    return typer.Option(
+        "--settings",
+        callback=show,
+        is_eager=True,
+        help="Print all settings with defaults, as a file for --config.",
+    )
+
+
 Weights = Annotated[str | None, setting("--weights", "model.weights", metavar="FILE")]
 Teacher = Annotated[str | None, setting("--teacher", "distill.teacher", metavar="MODEL")]
 TeacherWeights = Annotated[str | None, setting("--teacher-weights", "distill.teacher_weights", metavar="FILE")]
+Ratio = Annotated[str | None, setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")]
+InPlace = Annotated[bool | None, setting("--in-place", "distill.in_place")]
 Epochs = Annotated[int | None, setting("--epochs", "optim.epochs")]
 BatchSize = Annotated[int | None, setting("--batch-size", "data.batch_size")]
 Rate = Annotated[float | None, setting("--lr", "optim.lr")]

@@ -20,21 +20,25 @@ def recipe_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
 
 
-def read_settings(name: Path) -> dict[str, Any]:
+def read_settings(name: Path, base: str | None = None) -> dict[str, Any]:
     """The settings of a file or of a recipe; where it ``extends`` another, that one's stand below its own.
+
+    Args:
+        name: The file's path, or the recipe's name.
+        base: What a file extends that does not say so; recipes stand by themselves.
 
     Raises:
         InputError: there is no such file or recipe, it cannot be read, or it extends itself.
     """
-    return _read(name, ())
+    return _read(name, (), base if name.is_file() else None)
 
 
-def _read(name: Path, below: tuple[str, ...]) -> dict[str, Any]:
+def _read(name: Path, below: tuple[str, ...], default: str | None = None) -> dict[str, Any]:
     file = _found(name)
     if str(file) in below:
         raise InputError(f"--config {name}: it extends itself, by way of {' and '.join(below)}")
     settings = _parsed(file)
-    base = settings.pop(EXTENDS, None)
+    base = settings.pop(EXTENDS, default)
     if base is None:
         return settings
     if not isinstance(base, str):

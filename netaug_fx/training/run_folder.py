@@ -115,6 +115,11 @@ def settings_of(folder: Path, kind: type[Config]) -> Config:
             "`evolve` or `enlarge` wrote."
         )
     sections = read_settings(file)  # all of them are in the file
+    if not {"model", "data", "optim"} <= sections.keys():
+        raise RunError(
+            f"--resume {folder}: its config.yaml lacks the settings that the run wrote there. Bring it back, or start "
+            "a new run."
+        )
     verb = next((name for name in ("evolve", "enlarge") if name in sections), "train")
     if verb != kind.verb:
         raise RunError(

@@ -43,7 +43,7 @@ class NetAugConfig(Section):
         description="Factors of inner widths multiply with the present one of the stream that feeds the block.",
     )
     alpha: float = Field(default=1.0, gt=0, description="Weight of each wider net's loss.")
-    draws: int = Field(default=1, ge=1, description="Wider nets in each step.")
+    draws: int = Field(default=1, ge=1, le=100, description="Wider nets in each step.")
     pool: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Draw from this many fixed assignments of widths; unset: from all."
     )
@@ -127,7 +127,12 @@ class OptimConfig(Section):
         description="Each image is mixed with another of its batch, by shares from Beta(mixup, mixup); 0.2 is usual, 0 "
         "mixes none.",
     )
-    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients are added up for one step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Batches whose gradients are added up for one step, with the same wider nets; what is left of an "
+        "epoch after the last full step is not used.",
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Gradients are scaled down to this L2 norm; unset: never."
     )

@@ -103,7 +103,7 @@ def _of_timm(net: nn.Module) -> dict[str, Any]:
     return {
         "mean": config.get("mean"),
         "std": config.get("std"),
-        "image_size": size[-1] if config.get("fixed_input_size") and size else None,
+        "image_size": size[-1] if size else None,
     }
 
 

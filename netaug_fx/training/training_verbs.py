@@ -19,17 +19,20 @@ from netaug_fx.training.options import (
     Epochs,
     ImageSize,
     ImageSizeSetting,
+    InPlace,
     ModelOption,
     ModelSetting,
     Opset,
     Out,
     Precision,
     Rate,
+    Ratio,
     Resume,
     Seed,
     Teacher,
     TeacherWeights,
     Weights,
+    all_settings,
     setting,
 )
 from netaug_fx.training.recipes import read_settings, recipe_names
@@ -41,13 +44,11 @@ def train(
     data: Data = None,
     data_dir: DataDir = None,
     image_size: ImageSizeSetting = None,
-    ratio: Annotated[
-        str | None, setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")
-    ] = None,
+    ratio: Ratio = None,
     weights: Weights = None,
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
-    in_place: Annotated[bool | None, setting("--in-place", "distill.in_place")] = None,
+    in_place: InPlace = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -58,6 +59,7 @@ def train(
     config: ConfigFile = None,
     out: Out = None,
     resume: Resume = None,
+    settings: Annotated[bool, all_settings(TrainConfig)] = False,
 ) -> None:
     """Train a net with and without augmentation; extract, verify and export it; write a report page.
 
@@ -122,6 +124,7 @@ def evolve(
     config: ConfigFile = None,
     out: Out = None,
     resume: Resume = None,
+    settings: Annotated[bool, all_settings(EvolveConfig)] = False,
 ) -> None:
     """Train a net in generations that hand on a part of it (Knowledge Evolution), and cut out the slim net.
 
@@ -147,8 +150,10 @@ def finetune(
     data: Data = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
+    ratio: Ratio = None,
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
+    in_place: InPlace = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
@@ -159,7 +164,12 @@ def finetune(
         typer.Option("--arms", metavar="ARM[,ARM]", help="`baseline` (plain fine-tuning), `netaug`, or both."),
     ] = None,
     config: Annotated[
-        Path, typer.Option("--config", metavar="FILE|RECIPE", help="Settings; options above win over them.")
+        Path,
+        typer.Option(
+            "--config",
+            metavar="FILE|RECIPE",
+            help="Settings; options above win over them. A file without `extends` stands on the recipe `finetune`.",
+        ),
     ] = Path("finetune"),
     out: Out = None,
 ) -> None:
@@ -182,7 +192,8 @@ def finetune(
         "data.name": "",
     }
     defaults = {name: value for name, value in known.items() if value is not None}
-    settings = load_config(TrainConfig, config, overrides | {"model.name": name, "model.weights": str(file)}, defaults)
+    overrides |= {"model.name": name, "model.weights": str(file)}
+    settings = load_config(TrainConfig, config, overrides, defaults, base="finetune")
     if not settings.data.name:
         raise InputError("give the data set to fine-tune on: --data NAME, or a folder of images")
     exit_by_verification(run.start(settings, out))

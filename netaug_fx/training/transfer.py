@@ -59,7 +59,7 @@ def start_from(net: nn.Module, model: ModelConfig, task: Task) -> bool:
     if not same:
         tensors = {name: value for name, value in tensors.items() if name not in head}
         tensors |= {name: own[name] for name in head}
-    put_weights(net, tensors, file, model.name)
+    put_weights(net, tensors, file, model.name, "Give the model it was saved from with --model.")
     return bool(head) and not same
 
 

@@ -135,6 +135,7 @@ class Work(Generic[Config, Images]):
                 arms.append(self.kind.arm(name, config, task, accelerator, net, self.folder / "checkpoints"))
                 arms[-1].restore()
                 train_arm(arms[-1], progress, stop, on_epoch=epoch_done)
+                arms[-1].let_go()
         return arms
 
     def finish(self, arms: Sequence[Arm]) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def test_every_verb_teaches_itself_with_an_example(verb: str, capsys: pytest.Cap
     assert f" {verb} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["train", "evolve", "enlarge"])
+def test_all_settings_are_printed(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(verb, "--settings") == 0
+    assert "  # Passes over the training images, for each arm.\n  epochs: 2" in capsys.readouterr().out
+
+
 def test_without_arguments_the_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     call()
     text = capsys.readouterr().out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import netaug_fx
+from netaug_fx.errors import InputError
 from tests import invariants
 from tests.netaug_fx.small_nets import INPUTS, X, Y, evaluated, train_step
 
@@ -143,6 +144,12 @@ def test_frozen_parts_stay_out_of_the_optimizer(supernet: Any) -> None:
     assert optimizer.state.keys() == set(target)
     assert len(optimizer.state_dict()["state"]) == len(target)
     train_step(supernet, optimizer)
+
+
+def test_an_optimizer_of_another_net_is_refused(supernet: Any, model: nn.Module) -> None:
+    """Of the model that went in, which augment copies: nothing of its state would have moved along."""
+    with pytest.raises(InputError, match=r"holds none of the supernet's parameters.*supernet\.parameters\(\)"):
+        netaug_fx.sort_channels_(supernet, torch.optim.SGD(model.parameters()))
 
 
 def test_kinds_not_sorted_stay(supernet: Any) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import netaug_fx
 from netaug_fx.errors import InputError
+from netaug_fx.supernet import STATE_KEY, control
 from tests.netaug_fx.small_nets import Mlp, X, Y
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -155,6 +156,42 @@ def test_the_teacher_is_widest_in_the_kinds_that_are_widened() -> None:
         assert widths[group.name] == (group.choices[-1] if group.kind == "inner" else group.width)
 
 
+def test_the_teacher_is_no_wider_than_what_can_be_drawn() -> None:
+    """Where inner factors multiply with the stream's, which stays in the second phase."""
+    ratio = {"stream": [1, 1.8, 2.6], "inner": [1, 1.6, 2.2, 2.8]}
+    supernet = netaug_fx.augment(netaug_fx.models.create("digits_net"), ratio=ratio, compound=True)
+    drawn = [supernet.sample({"inner"}) for _ in range(60)]
+    widest = control(supernet).widest({"inner"})
+    assert widest == {name: max(widths[name] for widths in drawn) for name in widest}
+    assert any(widest[group.name] < group.choices[-1] for group in supernet.groups if group.feeder)
+    assert supernet.widest == {group.name: group.choices[-1] for group in supernet.groups}
+
+
+@pytest.mark.parametrize("distill", [None, netaug_fx.Distillation()])
+def test_the_wider_nets_of_a_step_can_be_taken_again(distill: netaug_fx.Distillation | None) -> None:
+    supernet, twin = make_supernet(), make_supernet()
+    first = netaug_fx.step(supernet, with_output, draws=3, distill=distill)
+    assert supernet.state_dict()[STATE_KEY].equal(torch.tensor([5, 3 - (distill is not None)]))
+    again = netaug_fx.step(twin, with_output, widths=first.widths, distill=distill)
+    assert again.widths == first.widths
+    assert same(gradients(twin), gradients(supernet))
+    assert twin.state_dict()[STATE_KEY].equal(torch.tensor([5, 0])), "nothing is drawn"
+    with pytest.raises(InputError, match="widths holds no wider net"):
+        netaug_fx.step(twin, with_output, widths=[])
+    with pytest.raises(InputError, match="unknown group 'none'"):
+        netaug_fx.step(twin, with_output, widths=[*first.widths, {"none": 3}])
+    assert same(gradients(twin), gradients(supernet)), "what is wrong is told before any pass"
+
+
+def test_distillation_without_an_output_is_told_before_any_gradient() -> None:
+    supernet = make_supernet()
+    with pytest.raises(InputError, match="let loss_fn return the pair of loss and output"):
+        netaug_fx.step(supernet, cross_entropy, distill=netaug_fx.Distillation())
+    assert gradients(supernet) == {}
+    with pytest.raises(InputError, match="alpha must be above 0 and finite, not inf"):
+        netaug_fx.step(supernet, cross_entropy, alpha=float("inf"))
+
+
 def test_distillation_is_zero_between_equals_and_keeps_its_scale() -> None:
     logits = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
     other = torch.randn(5, 3, dtype=torch.double)
@@ -248,7 +285,7 @@ def test_steps_work_in_a_copy() -> None:
         ({"pool": 0}, "pool must be the number of assignments"),
         ({"pool": 2, "pool_number": -1}, "pool_number must be a whole number from 0"),
         ({"kinds": "inner"}, "kinds must be a collection"),
-        ({"distill": netaug_fx.Distillation()}, "logits of one shape from both nets; the student gives NoneType"),
+        ({"distill": netaug_fx.Distillation()}, "let loss_fn return the pair of loss and output"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], words: str) -> None:

@@ -78,6 +78,28 @@ def test_a_teacher_sees_images_as_it_was_trained_on(config: TrainConfig, task: T
     assert torch.allclose(seen[0], torch.tensor(1.0), atol=1e-5)  # (0.75 - 0.5) / 0.25
 
 
+def test_a_teacher_of_timms_sees_the_size_that_it_was_trained_at(
+    config: TrainConfig, task: Task, tmp_path: Path
+) -> None:
+    """Nets that take any size were given the student's small images, at which they know far less."""
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from netaug_fx.models import digits_net\n"
+        "def make(num_classes=10, in_channels=1, pretrained=False):\n"
+        "    net = digits_net()\n"
+        "    net.default_cfg = {'mean': (0.5,), 'std': (0.25,), 'input_size': (1, 16, 16), 'fixed_input_size': False}\n"
+        "    return net\n"
+    )
+    settings = changed(config, distill__teacher=f"{file}:make", distill__teacher_kwargs={"pretrained": True})
+    teacher = load_teacher(settings.distill, task, torch.device("cpu"))
+    assert teacher is not None
+    seen: list[Tensor] = []
+    teacher.net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    teacher(torch.zeros(2, 1, 8, 8))
+    assert seen[0].shape == (2, 1, 16, 16)
+    assert torch.allclose(seen[0], torch.tensor((task.mean[0] - 0.5) / 0.25), atol=1e-5)
+
+
 def test_in_place_distillation_is_that_of_the_step(config: TrainConfig, task: Task, tmp_path: Path) -> None:
     settings = changed(config, distill__in_place=True, distill__temperature=3.0, netaug__draws=2)
     arm, twin = make_arm(settings, task, tmp_path), make_arm(settings, task, tmp_path)

@@ -134,6 +134,13 @@ def test_other_content_is_refused(tmp_path: Path, content: object) -> None:
         load_weights(tmp_path / "a.pt")
 
 
+def test_torchs_advice_to_run_what_is_in_a_file_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_text("import torch\n")
+    with pytest.raises(CheckpointError, match=r"net\.pt is truncated or no checkpoint") as caught:
+        load_weights(tmp_path / "net.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("a.pt", "a.safetensors"):
         with pytest.raises(CheckpointError, match=f"{name}: there is no such file"):

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from netaug_fx.errors import InputError
-from netaug_fx.training.config import FLAGS, EnlargeConfig, EvolveConfig, TrainConfig, load_config, setting_names
+from netaug_fx.training.config import (
+    FLAGS,
+    EnlargeConfig,
+    EvolveConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+    setting_names,
+)
+from netaug_fx.training.detection.detect_config import DetectConfig
+from netaug_fx.training.settings_page import settings_page
 
 
 def write(folder: Path, text: str) -> Path:
@@ -44,6 +54,15 @@ def test_every_setting_has_a_description_and_a_default_and_every_flag_a_setting(
         assert kind() == kind.model_validate({})
 
 
+@pytest.mark.parametrize("kind", [TrainConfig, EvolveConfig, EnlargeConfig, DetectConfig])
+def test_the_page_of_settings_explains_each_and_is_a_file_to_start_from(kind: type[RunConfig], tmp_path: Path) -> None:
+    page = settings_page(kind())
+    assert load_config(kind, write(tmp_path, page)) == kind()
+    told = " ".join(page.replace("# ", "").split())
+    assert [name for name, text in setting_names(kind) if " ".join(text.split()) not in told] == []
+    assert max(map(len, page.splitlines())) <= 120
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -53,6 +72,9 @@ def test_every_setting_has_a_description_and_a_default_and_every_flag_a_setting(
         ("optim: {epochs: many}", ["optim.epochs", "--epochs", "many", "integer"]),
         ("netaug: {ratio: 0.5}", ["netaug.ratio", "--ratio", "at least 1", "0.5"]),
         ("netaug: {ratio: .inf}", ["netaug.ratio", "finite"]),
+        ("optim: {warmup_epochs: .inf}", ["optim.warmup_epochs", "inf", "finite"]),
+        ("optim: {clip_norm: .nan}", ["optim.clip_norm", "nan"]),
+        ("netaug: {draws: 10000000}", ["netaug.draws", "10000000", "100"]),
         ("netaug: {ratio: {strem: [1, 2]}}", ["netaug.ratio", "strem", "'stream' and 'inner'"]),
         ("netaug: {ratio: {inner: []}}", ["netaug.ratio", "at least one number"]),
         ("{netaug: {ratio: null}, arms: [netaug]}", ["netaug.ratio", "--ratio"]),

@@ -106,6 +106,19 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path, classes: dict
         folder_task(root)
 
 
+@pytest.mark.parametrize("names", [("Train", "Val"), ("training", "val"), ("train", "Validation"), ("TEST", "cats")])
+def test_parts_under_other_names_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    """A net learned to tell training images from validation images, to 69 %."""
+    for name in names:
+        make_folder(tmp_path / name, {"cat": 4, "dog": 4})
+    with pytest.raises(DataError, match=r"looks like a part of the data set.*must be named train and val or"):
+        folder_task(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    assert folder_task(make_folder(tmp_path, {"bus": 5, "test": 5})).classes == ("bus", "test")
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: there is no such folder.*'digits'"):
         folder_task(tmp_path / "nowhere")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ import netaug_fx
 from netaug_fx.errors import DataError, InputError, RunError
 from netaug_fx.models import digits_net
 from netaug_fx.training import engine, run
-from netaug_fx.training.arm import Arm, build_net
+from netaug_fx.training.arm import Arm, build_net, restart_scaler_
 from netaug_fx.training.average import TargetAverage, plain_view
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
@@ -40,18 +42,25 @@ from tests.netaug_fx.training_runs import (
 
 
 def test_batches_that_are_added_up_make_the_step_of_one_large_batch(task: Task, tmp_path: Path) -> None:
-    """Norms that take no statistics across the batch: those of half a batch are other ones."""
+    """Norms that take no statistics across the batch: those of half a batch are other ones.
+
+    The wider net is the same for all batches of a step (it was drawn anew for each), and for the next step another.
+    """
     net = tmp_path / "net.py"
     net.write_text(
         "from torch import nn\n"
         "def make(num_classes, in_channels):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 10))\n"
     )
-    still = {"data.shift": 0.0, "data.zoom": 0.0, "optim.warmup_epochs": 0.0, "netaug.ratio": 2.0, "netaug.pool": 1}
+    still = {"data.shift": 0.0, "data.zoom": 0.0, "optim.warmup_epochs": 0.0, "netaug.ratio": 4.0}
     large = load_config(TrainConfig, None, {"model.name": f"{net}:make", "data.batch_size": 128, **still})
     small = changed(large, data__batch_size=32, optim__accumulate=4)
-    arms = [one_step(make_arm(config, load_task(config.data, 0), tmp_path)) for config in (large, small)]
-    assert arms[1].batch == 4
+    arms = [make_arm(config, load_task(config.data, 0), tmp_path) for config in (large, small)]
+    for arm in arms:
+        steps = engine._train_epoch(arm)
+        for _ in range(3):
+            next(steps)
+    assert arms[1].batch == 3 * 4
     assert same_weights(arms[0].net, arms[1].net, 1e-6)
     assert arms[1].epoch_steps == len(arms[1].train_loader) // 4
 
@@ -137,6 +146,44 @@ def test_a_net_that_cannot_be_run_in_channels_last_is_refused(config: TrainConfi
 def test_fp16_needs_a_gpu(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fp16 needs a GPU, and there is none; take bf16"):
         run.start(changed(config, optim__precision="fp16"), tmp_path / "run")
+
+
+def test_each_arm_starts_with_a_fresh_scale_of_its_gradients() -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight])
+    scaler.scale(weight * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**15
+    restart_scaler_(scaler)
+    assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
+
+
+def test_a_process_by_itself_stops_after_any_step() -> None:
+    """It waited for the fiftieth on a GPU, which a launcher's patience may not last for."""
+
+    def arm(device: str, processes: int, step: int) -> Any:
+        return SimpleNamespace(
+            step=step, accelerator=SimpleNamespace(device=torch.device(device), num_processes=processes)
+        )
+
+    steps = range(1, 101)
+    assert all(engine._asks(arm("cuda", 1, step)) and engine._asks(arm("cpu", 2, step)) for step in steps)
+    assert [step for step in steps if engine._asks(arm("cuda", 2, step))] == list(range(10, 101, 10))
+    assert [step for step in steps if engine._looks(arm("cuda", 1, step))] == [50, 100]
+    assert all(engine._looks(arm("cpu", 2, step)) for step in steps)
+
+
+def test_a_finished_arm_holds_no_teacher_and_no_optimizer(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    arm = one_step(make_arm(changed(config, optim__average=0.5), task, tmp_path))
+    held = [weakref.ref(part) for part in (arm.optimizer.optimizer, arm.wrapped)]
+    before = arm.plain()
+    arm.let_go()
+    gc.collect()
+    assert [part() for part in held] == [None, None]
+    assert arm.teacher is None
+    assert same_weights(before, arm.plain())
 
 
 def test_the_average_follows_the_target_alone() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from netaug_fx import models
 from netaug_fx.cli import main
 from netaug_fx.errors import InputError
+from netaug_fx.training import run
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.recipes import read_settings, recipe_names
@@ -176,3 +177,27 @@ def test_a_settings_file_wins_over_what_the_weights_tell(tmp_path: Path) -> None
     known = {"model.kwargs": {}, "data.image_size": 8}
     config = load_config(TrainConfig, tmp_path / "own.yaml", {"optim.epochs": 3}, known)
     assert (config.model.kwargs, config.data.image_size, config.optim.epochs) == ({"dropout": 0.3}, 8, 3)
+
+
+def test_a_file_for_fine_tuning_stands_on_its_recipe(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One setting more, and the recipe was gone: both arms trained, without its augmentations."""
+    found: list[TrainConfig] = []
+
+    def start(config: TrainConfig, folder: Path | None) -> None:
+        found.append(config)
+        raise InputError("enough")
+
+    monkeypatch.setattr(run, "start", start)
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {kwargs: {dropout: 0.3}}\n")
+    assert run_command("finetune", str(pretrained), "--data", "digits", "--config", str(own)) == 2
+    assert run_command("finetune", str(pretrained), "--data", "digits") == 2
+    assert (found[0].model.kwargs, found[1].model.kwargs) == ({"dropout": 0.3}, {})
+    assert (found[0].optim, found[0].arms, found[0].data) == (found[1].optim, ["baseline"], found[1].data)
+    config = load_config(TrainConfig, own, {}, {"model.kwargs": {"dropout": 0.1, "side": 3}})
+    assert config.model.kwargs == {"dropout": 0.3, "side": 3}
+    own.write_text("extends: mobilenet_v2_tiny\n")
+    assert load_config(TrainConfig, own, base="finetune").arms == ["baseline", "netaug"]
+    assert load_config(TrainConfig, Path("netaug"), base="finetune").arms == ["baseline", "netaug"]

@@ -8,14 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
-from netaug_fx.errors import CheckpointError
-from netaug_fx.training import run
-from netaug_fx.training.config import TrainConfig
+from netaug_fx.errors import CheckpointError, RunError
+from netaug_fx.models import create
+from netaug_fx.training import interrupt, run
+from netaug_fx.training.checkpoint import load_weights
+from netaug_fx.training.config import TrainConfig, load_config
+from netaug_fx.training.data import load_task
 from netaug_fx.training.interrupt import Interrupted
 from tests.netaug_fx.launching import command_line, killed_at_step, launch
 from tests.netaug_fx.training_runs import (
@@ -89,7 +94,10 @@ def test_an_interrupted_run_goes_on_from_the_very_step(
 
 
 def test_a_second_interrupt_stops_at_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 103.0])
+
     def interrupt_twice(sums: Tensor) -> Tensor:
+        monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return sums
@@ -98,6 +106,22 @@ def test_a_second_interrupt_stops_at_once(config: TrainConfig, tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         run.start(config, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "checkpoints" / "baseline.pt").exists()
+
+
+def test_a_request_that_a_launcher_repeats_is_one_request(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends on what the terminal, or a scheduler, has sent to all: the second one ended the run unsaved."""
+
+    def interrupt_all(sums: Tensor) -> Tensor:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        return sums
+
+    at_step(monkeypatch, 3, interrupt_all)
+    with pytest.raises(Interrupted):
+        run.start(config, tmp_path / "stopped")
+    assert checkpoint(tmp_path / "stopped", "baseline")["step"] == 3
 
 
 def test_a_run_with_changed_settings_is_not_resumed(finished: Path, tmp_path: Path, config: TrainConfig) -> None:
@@ -133,7 +157,7 @@ def test_a_signal_to_all_processes_leaves_the_loaders_workers_to_the_run(
     assert (folder / "metrics.csv").read_text() == (run.start(settings, tmp_path / "whole") / "metrics.csv").read_text()
 
 
-def test_a_run_whose_images_have_become_fewer_is_not_resumed(
+def test_a_run_whose_images_or_classes_are_others_is_not_resumed(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, folder = tmp_path / "images", tmp_path / "run"
@@ -147,9 +171,22 @@ def test_a_run_whose_images_have_become_fewer_is_not_resumed(
         interrupt_at_step(patch, 2)
         with pytest.raises(Interrupted):
             run.start(changed(config, arms=["baseline"], **data, **rgb), folder)
+    (images / "cat").rename(images / "kitten")
+    with pytest.raises(
+        CheckpointError, match=r"other names of classes, or another order, than dog, kitten.*Bring them"
+    ):
+        run.resume(folder)
+    (images / "kitten").rename(images / "cat")
     (images / "cat" / "0.png").unlink()
     with pytest.raises(CheckpointError, match=r"began with 16 training images, and there are 15 now.*Bring the images"):
         run.resume(folder)
+
+
+def test_a_run_whose_settings_are_gone_is_not_resumed(tmp_path: Path) -> None:
+    """An empty file meant the defaults, and the digits were trained into a folder of other images."""
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(RunError, match=r"config\.yaml lacks the settings that the run wrote there"):
+        run.resume(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +207,15 @@ def shared(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_two_processes_train_one_net(shared: tuple[Path, Path]) -> None:
     report = json.loads((shared[1] / "report.json").read_text())
     assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
+    # Each validation image counts once, though their number is odd, and the net that is judged is the one delivered.
+    task = load_task(load_config(TrainConfig, shared[0]).data, 0)
+    assert len(task.val) % 2 == 1
+    tiny = create("digits_net").eval()
+    tiny.load_state_dict(load_weights(shared[1] / "tiny.safetensors")[0])
+    images = (task.val.images(range(len(task.val))).float() / 255 - task.mean[0]) / task.std[0]
+    with torch.no_grad():
+        right = (tiny(images).argmax(1) == task.val.labels).float().mean()
+    assert report["arms"]["netaug"]["val_accuracy"] == pytest.approx(float(right), abs=1e-6)
     assert report["verification"]["passed"] is True
 
 

@@ -83,7 +83,7 @@ class DataConfig(ImagesConfig):
     )
     val_crop: float = Field(
         default=1.0,
-        gt=0,
+        ge=0.1,
         le=1,
         description="Part of the resized side that the central crop of validation images keeps; 0.875 is usual for "
         "ImageNet.",

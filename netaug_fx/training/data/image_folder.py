@@ -17,7 +17,7 @@ from netaug_fx.errors import DataError
 from netaug_fx.training.data.config import DataConfig
 from netaug_fx.training.data.locations import need_folder
 from netaug_fx.training.data.pictures import Files, Reader, picture_task
-from netaug_fx.training.data.split import VALIDATION_PARTS, stratified_split
+from netaug_fx.training.data.split import TRAINING_PARTS, VALIDATION_PARTS, stratified_split
 from netaug_fx.training.data.task import Task
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -45,6 +45,7 @@ def load_folder(root: Path, config: DataConfig, seed: int) -> Task:
     if (root / "train").is_dir() and val_root is not None:
         return _two_folders(config, str(root), root / "train", val_root)
     train_root = root / "train" if (root / "train").is_dir() else root
+    _refuse_parts_as_classes(root, train_root)
     classes = _class_names(train_root)
     files, labels = _collect(train_root, classes, all_classes=True)
     train, val = stratified_split(labels, config.val_fraction, seed)
@@ -52,6 +53,21 @@ def load_folder(root: Path, config: DataConfig, seed: int) -> Task:
         raise DataError(f"{train_root}: every class has a single image, so none can be held out. Add images.")
     parts: list[tuple[Reader, list[int]]] = [(files.select(part), [labels[i] for i in part]) for part in (train, val)]
     return picture_task(config, str(root), parts[0], parts[1], classes)
+
+
+def _refuse_parts_as_classes(root: Path, train_root: Path) -> None:
+    """Parts of a data set under other names would be trained on as classes, or not be seen.
+
+    Raises:
+        DataError: a folder is named like a part, and holds folders alone.
+    """
+    for folder in _folders(root):
+        is_part = folder.name.lower() in (*TRAINING_PARTS, *VALIDATION_PARTS) and not folder.samefile(train_root)
+        if is_part and not any(entry.is_file() for entry in folder.iterdir() if not entry.name.startswith(".")):
+            raise DataError(
+                f"{folder} looks like a part of the data set, and no class: it holds folders alone. The parts must be "
+                f"named train and {' or '.join(VALIDATION_PARTS)}, both. {LAYOUT}"
+            )
 
 
 def load_imagenet(config: DataConfig, seed: int) -> Task:

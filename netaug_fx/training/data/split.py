@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 # Names of the part to validate on, in the order of preference.
+TRAINING_PARTS = ("train", "training")
 VALIDATION_PARTS = ("val", "validation", "valid", "dev", "test")
 
 
