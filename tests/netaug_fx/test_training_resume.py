@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from netaug_fx.errors import CheckpointError, RunError
-from netaug_fx.models import create
 from netaug_fx.training import interrupt, run
+from netaug_fx.training.arm import build_net
 from netaug_fx.training.checkpoint import load_weights
 from netaug_fx.training.config import TrainConfig, load_config
 from netaug_fx.training.data import load_task
@@ -208,9 +208,10 @@ def test_two_processes_train_one_net(shared: tuple[Path, Path]) -> None:
     report = json.loads((shared[1] / "report.json").read_text())
     assert report["arms"]["netaug"]["steps"] == 2 * STEPS  # as many as one process has with twice the batch
     # Each validation image counts once, though their number is odd, and the net that is judged is the one delivered.
-    task = load_task(load_config(TrainConfig, shared[0]).data, 0)
+    config = load_config(TrainConfig, shared[0])
+    task = load_task(config.data, config.seed)
     assert len(task.val) % 2 == 1
-    tiny = create("digits_net").eval()
+    tiny = build_net(config, task, "baseline").eval()
     tiny.load_state_dict(load_weights(shared[1] / "tiny.safetensors")[0])
     images = (task.val.images(range(len(task.val))).float() / 255 - task.mean[0]) / task.std[0]
     with torch.no_grad():
