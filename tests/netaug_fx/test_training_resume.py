@@ -196,7 +196,8 @@ def shared(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tup
     settings = {"optim__epochs": 2, "arms": ["netaug"], "data__batch_size": 64, "device": "cpu", "keep__minutes": 0}
     (folder / "settings.yaml").write_text(changed(config, optim__average=0.9, **settings).to_yaml())
     words = ["train", "--config", str(folder / "settings.yaml"), "--out", str(folder / "run")]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    # Which starts them by torchrun, whatever they compute on; with --cpu it would start a single one.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command = [*launcher, "-m", "netaug_fx.cli", *words]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
