@@ -241,6 +241,7 @@ class _Enlarging:
 
         arm.restore()
         train_arm(arm, progress, stop, on_epoch=epoch_done)
+        arm.let_go()
 
     def _write_metrics(self) -> None:
         write_metrics([{"arm": arm.name, **row} for arm in self.arms for row in arm.history], METRICS, self.folder)
