@@ -291,7 +291,7 @@ def main(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=FIRST_TUNING_SEED - 1, help="Seeds that are reported.")] = 5,
     lr: Annotated[str, typer.Option(help="auto (each method at its own best), or rates with commas between.")] = "auto",
-    tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds that choose the rate, with --lr auto.")] = 1,
+    tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds that choose the rate, with --lr auto.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the baseline.")] = None,
     net_width: Annotated[int | None, typer.Option(min=1, help="Channels of the net's stem.")] = None,
     net_depth: Annotated[int | None, typer.Option(min=1, help="Blocks in each of its three stages.")] = None,

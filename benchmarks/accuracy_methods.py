@@ -200,6 +200,7 @@ TASKS: dict[str, Task] = {
         steps=620,
         images=2000,
         teacher={"model.name": f"{NETS}:resnet34"},
+        teacher_rate=0.025,
         sized=False,
     ),
     "transfer": Task(
