@@ -322,7 +322,7 @@ def test_a_whole_run_goes_from_teacher_and_rates_to_the_table(tmp_path: Path, mo
     assert code == 0, shown
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     main = [name for name, method in METHODS.items() if method.group == "main"]
-    assert len(rows) == len({row["name"] for row in rows}) == 1 + len(main) * (3 + 2)
+    assert len(rows) == len({row["name"] for row in rows}) == 1 + len(main) * (3 * 3 + 2)
     reported = [row for row in rows if row["role"] == "report"]
     assert {row["lr"] for row in reported} == {0.2}
     assert {row["steps"] for row in reported if row["method"] == "equal-time"} == {4 * 136 * STEPS}
