@@ -91,8 +91,8 @@ def step(
 
     Raises:
         InputError: there is no supernet, or it is within ``augmented``; an argument is out of range; ``widths`` holds
-            none, an unknown group or a width outside its range; or ``loss_fn``
-            returns no output that ``distill`` could use.
+            none, an unknown group or a width outside its range; or ``loss_fn`` returns no output that ``distill``
+            could use.
 
     Example:
         >>> import torch, netaug_fx
