@@ -32,7 +32,7 @@ class SlicedNet:
         """Takes the widest weights and the choices of widths of what ``augment`` returned; it is not changed."""
         self._supernet = supernet
         self._known: dict[tuple[int, ...], list[tuple[nn.Module, dict[str, Any]]]] = {}
-        self.net = dense_net(supernet, {group.name: group.choices[-1] for group in control(supernet).groups})
+        self.net = dense_net(supernet, control(supernet).widest())
         self._elastic = [
             (module, state, plain)
             for module, plain in zip(supernet.modules(), self.net.modules(), strict=True)

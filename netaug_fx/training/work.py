@@ -184,7 +184,7 @@ def _costs(tiny: nn.Module, original: nn.Module, supernet: Any, image: Tensor) -
     """MACs and parameters of the nets of a run, for one image."""
     costs = {"tiny": count(tiny, image), "original": count(original, image)}
     if supernet is not None:
-        with netaug_fx.Supernet.augmented(supernet, {g.name: g.choices[-1] for g in control(supernet).groups}):
+        with netaug_fx.Supernet.augmented(supernet, control(supernet).widest()):
             control(supernet).active.statistics = {}  # one image has no statistics of its own, and costs need none
             costs["widest"] = count(supernet, image)
     leaves = {path for path, module in original.named_modules() if not list(module.children())}
