@@ -162,6 +162,26 @@ def test_a_folder_that_would_not_be_read_is_no_folder_to_give(tmp_path: Path, na
         load_task(config, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "readers"),
+    [
+        ("digits", {"train_samples": 500}, "glyphs and wds:"),
+        ("digits", {"glyphs": {"noise": 0.5}}, "glyphs"),
+        ("imagefolder", {"num_classes": 1000}, "wds:"),
+        ("hf:some/set", {"val_shards": "b.tar"}, "wds:"),
+        ("wds:a.tar", {"label_column": "fine_label"}, "hf:"),
+        ("{folder}", {"fresh": False}, "glyphs"),
+    ],
+)
+def test_a_setting_that_the_set_does_not_read_is_refused(
+    tmp_path: Path, name: str, settings: dict[str, object], readers: str
+) -> None:
+    config = DataConfig.model_validate({"name": name.format(folder=tmp_path), **settings})
+    (setting,) = settings
+    with pytest.raises(DataError, match=rf"^data\.{setting} would not be read: it is for --data {readers} alone, and"):
+        load_task(config, seed=0)
+
+
 def test_too_few_images_for_a_batch_are_told(tmp_path: Path) -> None:
     task = folder_task(make_folder(tmp_path / "set", {"cat": 4, "dog": 4}))
     with pytest.raises(DataError, match=r"do not fill one batch of 64.*--batch-size"):
