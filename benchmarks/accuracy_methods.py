@@ -66,10 +66,13 @@ PAPER = {
 
 METHODS: dict[str, Method] = {
     "baseline": _baseline("the net as it is"),
-    "netaug": _netaug("Network Augmentation with the defaults of `netaug-fx train` (r = 3, two phases)"),
+    "netaug": _netaug("Network Augmentation with r = 3 and two phases, as by `netaug-fx train --no-in-place`"),
     "kd": _baseline("soft targets of an external teacher of about ten times the parameters", taught=True),
     "netaug+kd": _netaug("both", taught=True),
-    "in-place": _netaug("the widest net in the drawn one's place teaches the target", {"distill.in_place": True}),
+    "in-place": _netaug(
+        "the widest net in the drawn one's place teaches the target: the default of `netaug-fx train`",
+        {"distill.in_place": True},
+    ),
     "in-place+project": _netaug(
         "and conflicting gradients are projected", {"distill.in_place": True, "distill.project": True}
     ),

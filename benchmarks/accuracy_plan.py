@@ -23,6 +23,7 @@ FIRST_TUNING_SEED = 1000
 """Seeds from here on choose learning rates; the reported ones are below."""
 
 TEACHER_SEED = 999
+_LABELS_ALONE = {"distill.in_place": False}  # wider nets teach in the methods that say so, and in no others
 
 Role = Literal["teacher", "tuning", "report"]
 
@@ -175,7 +176,7 @@ def make_cell(
         InputError: a setting is unknown, out of range, or does not apply to the task.
     """
     task, method = TASKS[regime.task], TEACHER if role == "teacher" else METHODS[name]
-    settings = _regime_settings(regime, task) | dict(method.settings)
+    settings = _LABELS_ALONE | _regime_settings(regime, task) | dict(method.settings)
     if role == "teacher":
         settings |= _teacher_net(regime, task)
     if method.taught:
@@ -201,7 +202,7 @@ def make_cell(
 
 
 def _second_settings(regime: Regime, task: Task, first: Mapping[str, Any]) -> dict[str, Any]:
-    settings = dict(task.then)
+    settings = _LABELS_ALONE | dict(task.then)
     epochs, _, _ = run_length(task.then_steps, task.then_images, settings["data.batch_size"])
     same = ("data.image_size", "model.name", "seed", "device", "threads")
     settings |= {name: value for name, value in first.items() if name in same or name.startswith("model.kwargs.")}

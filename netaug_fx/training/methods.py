@@ -79,7 +79,7 @@ class NetAug(Plain):
             kinds=self.kinds(arm),
             pool=netaug.pool,
             widths=self._widths if arm.batch % arm.config.optim.accumulate else None,
-            distill=netaug_fx.Distillation(distill.weight, distill.temperature) if distill.in_place else None,
+            distill=netaug_fx.Distillation(distill.weight, distill.temperature) if distill.wider_nets_teach else None,
             project=distill.project,
         )
         self._widths = done.widths
@@ -135,5 +135,5 @@ class Dense(Plain):
 
 
 def method_of(net: nn.Module, netaug: NetAugConfig, distill: DistillConfig | None = None) -> Plain:
-    """How an arm trains its net."""
-    return NetAug(netaug, distill or DistillConfig()) if is_supernet(net) else Plain()
+    """How an arm trains its net; without ``distill``, nothing but labels teaches it."""
+    return NetAug(netaug, distill or DistillConfig(in_place=False)) if is_supernet(net) else Plain()

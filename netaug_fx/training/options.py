@@ -47,7 +47,7 @@ Weights = Annotated[str | None, setting("--weights", "model.weights", metavar="F
 Teacher = Annotated[str | None, setting("--teacher", "distill.teacher", metavar="MODEL")]
 TeacherWeights = Annotated[str | None, setting("--teacher-weights", "distill.teacher_weights", metavar="FILE")]
 Ratio = Annotated[str | None, setting("--ratio", "netaug.ratio", metavar="3 | 1,1.8,2.6 | stream=1,2;inner=1,3 | none")]
-InPlace = Annotated[bool | None, setting("--in-place", "distill.in_place")]
+InPlace = Annotated[bool | None, setting("--in-place/--no-in-place", "distill.in_place")]
 Epochs = Annotated[int | None, setting("--epochs", "optim.epochs")]
 BatchSize = Annotated[int | None, setting("--batch-size", "data.batch_size")]
 Rate = Annotated[float | None, setting("--lr", "optim.lr")]

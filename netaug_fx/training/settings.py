@@ -91,15 +91,21 @@ class DistillConfig(Section):
     teacher_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="More arguments for the function that builds it, such as `pretrained: true`."
     )
-    in_place: bool = Field(
-        default=False,
-        description="The widest net takes the place of one drawn net, and its output teaches the tiny net.",
+    in_place: bool | None = Field(
+        default=None,
+        description="The widest net takes the place of one drawn net, and its output teaches the tiny net. Unset: "
+        "where no `teacher` does. Without it the arm netaug is the paper's, and takes less time.",
     )
     weight: float = Field(default=1.0, gt=0, description="Weight of a teacher's term beside the loss on the labels.")
     temperature: float = Field(default=1.0, gt=0, description="Softens the outputs of teacher and tiny net alike.")
     project: bool = Field(
         default=False, description="Where gradients conflict, take the tiny net's direction out of the wider nets'."
     )
+
+    @property
+    def wider_nets_teach(self) -> bool:
+        """Whether they do in the arm netaug: as was chosen, else where no other net teaches."""
+        return self.teacher is None if self.in_place is None else self.in_place
 
     @model_validator(mode="after")
     def _weights_have_a_net(self) -> DistillConfig:

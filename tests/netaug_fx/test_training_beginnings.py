@@ -34,7 +34,7 @@ CLASSES = [str(digit) for digit in range(10)]
 def test_a_teacher_adds_its_term_to_the_targets_loss_alone(config: TrainConfig, task: Task, tmp_path: Path) -> None:
     torch.manual_seed(1)
     weights = write_weights(tmp_path / "teacher.safetensors", digits_net(), model="digits_net", classes=CLASSES)
-    plainly = changed(config, model__name="digits_net")
+    plainly = changed(config, model__name="digits_net", distill__in_place=False)
     taught = changed(plainly, distill__teacher="digits_net", distill__teacher_weights=weights, distill__weight=500.0)
     plain, arm = make_arm(plainly, task, tmp_path), make_arm(taught, task, tmp_path)
     batch = next(iter(plain.train_loader))
@@ -119,6 +119,38 @@ def test_in_place_distillation_is_that_of_the_step(config: TrainConfig, task: Ta
         assert a.grad is not None
         assert b.grad is not None
         assert torch.equal(a.grad, b.grad), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "teach"),
+    [
+        ({}, True),
+        ({"distill__in_place": False}, False),
+        ({"distill__teacher": "resnet20"}, False),
+        ({"distill__teacher": "resnet20", "distill__in_place": True}, True),
+    ],
+)
+def test_wider_nets_teach_unless_told_or_another_net_does(
+    config: TrainConfig, settings: dict[str, Any], teach: bool
+) -> None:
+    assert changed(config, **settings).distill.wider_nets_teach == teach
+
+
+def test_the_default_arm_is_taught_by_the_widest_net(config: TrainConfig, task: Task, tmp_path: Path) -> None:
+    """What the project's own comparisons found best: benchmarks/README.md, accuracy."""
+    unset, on, off = (
+        _first_gradients(changed(config, distill__in_place=choice), task, tmp_path) for choice in (None, True, False)
+    )
+    assert torch.equal(unset, on)
+    assert not torch.equal(unset, off)
+
+
+def _first_gradients(config: TrainConfig, task: Task, folder: Path) -> Tensor:
+    arm = make_arm(config, task, folder)
+    arm.wrapped.train()
+    torch.manual_seed(0)
+    engine._gradients(arm, next(iter(arm.train_loader)))
+    return torch.cat([p.grad.flatten() for p in arm.net.parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("settings", [{"distill__in_place": True}, {"distill__project": True}])

@@ -284,7 +284,7 @@ def test_mixup_weighs_both_labels_of_a_mixed_image(config: TrainConfig, task: Ta
         return share * both[0] + (1 - share) * both[1], logits
 
     torch.manual_seed(0)
-    done = netaug_fx.step(twin.net, loss_fn)
+    done = netaug_fx.step(twin.net, loss_fn, distill=netaug_fx.Distillation())
     for (name, a), b in zip(arm.net.named_parameters(), twin.net.parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None

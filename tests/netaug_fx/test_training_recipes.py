@@ -39,6 +39,7 @@ def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
     assert config.netaug.ratio == {"stream": STREAMS.get(name, [1, 1.8, 2.6]), "inner": [1, 1.6, 2.2, 2.8]}
     assert (config.netaug.compound, config.netaug.sort, config.netaug.initialise) == (True, True, "widest")
     assert (config.netaug.alpha, config.netaug.draws, config.netaug.divisor) == (1, 1, 1)
+    assert not config.distill.wider_nets_teach
     images, rate = LARGEST_RATE.get(name, (16 * 128, 0.4))
     assert scaled_rate(config.optim.lr, config.optim.lr_images, images) == pytest.approx(rate)
     assert config.optim.weight_decay == (3e-5 if name == "mobilenet_v3_035" else 4e-5)
