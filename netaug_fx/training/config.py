@@ -141,6 +141,11 @@ class TrainConfig(ArmsConfig):
             raise ValueError(
                 "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
             )
+        if self.netaug.pool is not None and self.netaug.draws == 1 and self.distill.wider_nets_teach:
+            raise ValueError(
+                "netaug.pool would not be used: the one wider net of a step is the widest, which teaches; add "
+                "netaug.draws: 2, or let it not teach (--no-in-place, distill.in_place: false)"
+            )
         return self
 
 

@@ -43,7 +43,9 @@ class NetAugConfig(Section):
         description="Factors of inner widths multiply with the present one of the stream that feeds the block.",
     )
     alpha: float = Field(default=1.0, gt=0, description="Weight of each wider net's loss.")
-    draws: int = Field(default=1, ge=1, le=100, description="Wider nets in each step.")
+    draws: int = Field(
+        default=1, ge=1, le=100, description="Wider nets in each step; where the widest teaches, it is one of them."
+    )
     pool: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Draw from this many fixed assignments of widths; unset: from all."
     )

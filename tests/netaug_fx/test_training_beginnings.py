@@ -136,6 +136,13 @@ def test_wider_nets_teach_unless_told_or_another_net_does(
     assert changed(config, **settings).distill.wider_nets_teach == teach
 
 
+def test_a_pool_from_which_nothing_is_drawn_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match=r"netaug\.pool would not be used.*netaug\.draws: 2.*--no-in-place"):
+        changed(config, netaug__pool=3)
+    assert changed(config, netaug__pool=3, netaug__draws=2).distill.wider_nets_teach
+    assert changed(config, netaug__pool=3, distill__in_place=False).netaug.pool == 3
+
+
 def test_the_default_arm_is_taught_by_the_widest_net(config: TrainConfig, task: Task, tmp_path: Path) -> None:
     """What the project's own comparisons found best: benchmarks/README.md, accuracy."""
     unset, on, off = (
