@@ -137,11 +137,12 @@ class TrainConfig(ArmsConfig):
 
     @model_validator(mode="after")
     def _wider_nets_teach(self) -> TrainConfig:
-        if (self.distill.in_place or self.distill.project) and "netaug" not in self.active_arms:
+        augmented = "netaug" in self.active_arms
+        if (self.distill.in_place or self.distill.project) and not augmented:
             raise ValueError(
                 "distill.in_place and distill.project need the arm netaug: wider nets teach or conflict there"
             )
-        if self.netaug.pool is not None and self.netaug.draws == 1 and self.distill.wider_nets_teach:
+        if augmented and self.netaug.pool is not None and self.netaug.draws == 1 and self.distill.wider_nets_teach:
             raise ValueError(
                 "netaug.pool would not be used: the one wider net of a step is the widest, which teaches; add "
                 "netaug.draws: 2, or let it not teach (--no-in-place, distill.in_place: false)"

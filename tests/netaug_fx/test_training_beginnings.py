@@ -141,6 +141,7 @@ def test_a_pool_from_which_nothing_is_drawn_is_refused(config: TrainConfig) -> N
         changed(config, netaug__pool=3)
     assert changed(config, netaug__pool=3, netaug__draws=2).distill.wider_nets_teach
     assert changed(config, netaug__pool=3, distill__in_place=False).netaug.pool == 3
+    assert changed(config, netaug__pool=3, arms=["baseline"]).active_arms == ("baseline",)
 
 
 def test_the_default_arm_is_taught_by_the_widest_net(config: TrainConfig, task: Task, tmp_path: Path) -> None:
